@@ -1,0 +1,66 @@
+"""The one table of expert names, and the way from a name in a job file to an Expert."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from expert_zoo.expert import Expert
+
+EXPERTS: dict[str, str] = {
+    "image": "expert_zoo.image:Image",
+    "ocr": "expert_zoo.ocr:Ocr",
+    "pocket_depth": "expert_zoo.pocket.experts:PocketDepth",
+    "pocket_normal": "expert_zoo.pocket.experts:PocketNormal",
+    "pocket_edge": "expert_zoo.pocket.experts:PocketEdge",
+    "pocket_seg": "expert_zoo.pocket.experts:PocketSegmentation",
+    "pocket_detection": "expert_zoo.pocket.experts:PocketDetection",
+    "truth_depth": "expert_zoo.truth:TruthDepth",
+    "truth_normal": "expert_zoo.truth:TruthNormal",
+    "truth_edge": "expert_zoo.truth:TruthEdge",
+    "truth_seg": "expert_zoo.truth:TruthSegmentation",
+    "truth_detection": "expert_zoo.truth:TruthDetection",
+    "truth_ocr": "expert_zoo.truth:TruthOcr",
+}
+
+
+def create(name: str, *, use: str | None = None, options: Mapping[str, Any] | None = None) -> Expert:
+    """The expert called ``name`` in a job file; ``use`` ("module:Class") names one that is not in the table.
+
+    Raises ValueError (unknown name, module or class, option, or a card that calls itself something else).
+    """
+    where = use or EXPERTS.get(name)
+    if where is None:
+        close = difflib.get_close_matches(name, EXPERTS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(
+            f"unknown expert {name!r}; {hint}known are {', '.join(EXPERTS)}; your own need `use: module:Class`"
+        )
+    expert_class = _find_class(name, where)
+    options = dict(options or {})
+    accepted = inspect.signature(expert_class).parameters
+    for option in options:
+        if option not in accepted:
+            raise ValueError(f"expert {name!r} has no option {option!r}; it takes {', '.join(accepted) or 'none'}")
+    expert = expert_class(**options)
+    if expert.card.name != name:
+        raise ValueError(
+            f"the job calls it {name!r}, its card {expert.card.name!r}; use the card's name in the job file"
+        )
+    return expert
+
+
+def _find_class(name: str, where: str) -> type[Expert]:
+    module_name, _, class_name = where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"expert {name!r}: cannot import {where!r} ({error}); expected `module:Class` on the path"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Expert)):
+        raise ValueError(f"expert {name!r}: {where!r} is not a subclass of expert_zoo.expert.Expert")
+    return found

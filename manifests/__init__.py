@@ -1,0 +1,1 @@
+"""Which images exist: sources yield ImageRecords, a manifest holds them in shard order."""

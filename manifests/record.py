@@ -1,0 +1,64 @@
+"""ImageRecord: one image of a manifest, and the Arrow schema that stores it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+#: Ids become tar member names and file names, and WebDataset splits names at the first dot: no dots, no slashes.
+ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("captions", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("license", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """One image.
+
+    ``image_id``: stable, unique in its manifest, matches ID_PATTERN. ``uri``: where the photo is (file://, s3://,
+    scenes://, ...); percent-encoded ASCII where it is a URL. ``width``, ``height``: pixels as the source's own files
+    state them, None where they do not. ``captions``: in the source's order, white space folded. ``split``: the source's
+    own word (train, val, restval, ...), "" where it has none. ``license``: as stated by the source, "" where it is not.
+
+    Raises ValueError on an id that could not be a file name.
+    """
+
+    image_id: str
+    source: str
+    uri: str
+    width: int | None = None
+    height: int | None = None
+    captions: tuple[str, ...] = ()
+    split: str = ""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        if not ID_PATTERN.fullmatch(self.image_id):
+            raise ValueError(
+                f"image id {self.image_id!r} from {self.source!r}: expected 1 to 128 of A-Z a-z 0-9 _ - (a letter or digit "
+                "first); make one with manifests.record.path_id"
+            )
+
+
+def path_id(path: str) -> str:
+    """A stable, path-safe id for a relative path of any characters: a readable part, then 12 digits of its hash.
+
+    Two different paths share an id with probability 2**-48 a pair; the manifest build reports such a pair as duplicates.
+    """
+    digest = hashlib.blake2s(path.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", path.rsplit(".", 1)[0]).strip("-")[-48:].strip("-")
+    return f"{readable}-{digest}" if readable else digest

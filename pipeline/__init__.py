@@ -1,0 +1,1 @@
+"""From a manifest to committed label cells, and back to samples."""
