@@ -1,0 +1,128 @@
+"""One cell's two data files: a tar of PNG members and a Parquet of rows, written in manifest order, read in any."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expert_zoo.card import ExpertCard
+from expert_zoo.labels import Label
+from pipeline.codec import DENSE, decode, member_ending, table_schema
+from pipeline.receipt import FileEntry, Rows
+from pipeline.storage import DataFile, Storage
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One label ready to be written: the row's columns and, for dense kinds that are ``ok``, its member's bytes."""
+
+    columns: dict[str, Any]
+    member: bytes | None
+
+
+class CellWriter:
+    """Writes one attempt at a cell. Nothing it writes is visible until a receipt names it.
+
+    Not thread-safe: one thread adds the rows, in manifest order. `finish` or `discard` ends it.
+    """
+
+    def __init__(self, storage: Storage, stem: str, card: ExpertCard, metadata: dict[str, str]) -> None:
+        self._storage = storage
+        self._stem = stem
+        self._card = card
+        self._metadata = metadata
+        self._rows: list[dict[str, Any]] = []
+        self._tar: DataFile | None = storage.create(f"{stem}.tar") if card.spec.kind in DENSE else None
+
+    def add(self, row: EncodedRow) -> None:
+        columns = dict(row.columns)
+        if row.member is not None:
+            assert self._tar is not None, f"kind {self._card.spec.kind!r} has no members"
+            ending = member_ending(self._card.spec, columns)
+            header = _tar_header(f"{columns['image_id']}.{self._card.name}.{ending}", len(row.member))
+            self._tar.write(header)
+            columns |= {"offset": self._tar.bytes, "length": len(row.member)}
+            self._tar.write(row.member)
+            self._tar.write(bytes(-len(row.member) % _BLOCK))
+        self._rows.append(columns)
+
+    @property
+    def rows(self) -> Rows:
+        return Rows.count((row["status"], row["reason"]) for row in self._rows)
+
+    def finish(self) -> tuple[FileEntry, FileEntry | None]:
+        """Makes both files durable and returns (Parquet, tar or None)."""
+        tar_entry = None
+        if self._tar is not None:
+            self._tar.write(bytes(2 * _BLOCK))
+            self._tar.close()
+            tar_entry = _entry(self._tar)
+        schema = table_schema(self._card.spec)
+        # Provenance travels inside the file as well, for those who copy a Parquet out of its store.
+        table = pa.Table.from_pylist(self._rows, schema.with_metadata(self._metadata))
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        with self._storage.create(f"{self._stem}.parquet") as file:
+            file.write(memoryview(buffer.getvalue()))
+        return _entry(file), tar_entry
+
+    def discard(self) -> None:
+        if self._tar is not None:
+            self._tar.discard()
+        self._storage.delete(f"{self._stem}.parquet")
+
+
+def _entry(file: DataFile) -> FileEntry:
+    return FileEntry(name=file.name.rsplit("/", 1)[-1], bytes=file.bytes, sha256=file.sha256)
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    # No times and no owners: the same labels are the same bytes, whoever made them and when.
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+class CellReader:
+    """The rows of one committed cell and, on demand, their labels. Use as a context manager."""
+
+    def __init__(self, card: ExpertCard, table: pa.Table, tar: IO[bytes] | None) -> None:
+        self.card = card
+        self.rows: list[dict[str, Any]] = table.to_pylist()
+        self._tar = tar
+
+    def member(self, row: dict[str, Any]) -> bytes | None:
+        """The bytes of a row's member: one seek and one read. None for rows that have none."""
+        if self._tar is None or row["status"] != "ok":
+            return None
+        self._tar.seek(row["offset"])
+        return self._tar.read(row["length"])
+
+    def label(self, row: dict[str, Any]) -> Label:
+        return decode(self.card.spec, row, self.member(row))
+
+    def labels(self) -> Iterator[Label]:
+        """Every row's label, in manifest order."""
+        return (self.label(row) for row in self.rows)
+
+    def encoded(self, row: dict[str, Any]) -> EncodedRow:
+        """The row as it was written, for a new attempt that keeps it."""
+        columns = {name: value for name, value in row.items() if name not in ("offset", "length")}
+        return EncodedRow(columns, self.member(row))
+
+    def close(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+
+    def __enter__(self) -> CellReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

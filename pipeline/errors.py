@@ -1,0 +1,25 @@
+"""What can go wrong for a user, as one family; everything else is a bug and keeps its traceback.
+
+ExpertLabelsError              one line: fact, expectation, way out; the command line prints it and ends with exit code 2
+ |- StoreError                 the store is not there, not ours, or of another plan or version
+ |   `- DamagedCell            a receipt promises what its files do not hold; `audit --repair` takes it back
+ `- JobError                   a job file or an argument asks for something that cannot be
+"""
+
+from __future__ import annotations
+
+
+class ExpertLabelsError(Exception):
+    """Ancestor of all errors that are for the user."""
+
+
+class StoreError(ExpertLabelsError):
+    """The store is not there, not ours, or belongs to another plan."""
+
+
+class DamagedCell(StoreError):
+    """A committed cell whose files disagree with its receipt."""
+
+
+class JobError(ExpertLabelsError):
+    """A job file or an argument asks for something that cannot be."""

@@ -1,0 +1,162 @@
+"""A cell while it is being filled: labels go in at the front, in manifest order; a whole committed cell comes out.
+
+Encoding runs on a pool of threads, writing on one; the caller's thread only waits when too many labels are on their way,
+so that a slow disk slows the model instead of filling the memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from pydantic import BaseModel
+
+from expert_zoo.card import ExpertCard
+from expert_zoo.labels import Label
+from pipeline.cell import CellReader, EncodedRow
+from pipeline.codec import encode
+from pipeline.plan import Shard
+from pipeline.reading import Reading
+from pipeline.receipt import Receipt, Seconds
+from pipeline.store import LabelStore
+
+#: A refused cell names this many of the reasons it met.
+SHOWN_REASONS = 3
+
+
+class CellResult(BaseModel):
+    """What became of one cell: committed (its receipt), left to another worker (neither), or refused (why)."""
+
+    column: str
+    shard: int
+    images: int
+    receipt: Receipt | None = None
+    refused: str = ""
+
+
+class EncodeThreads:
+    """The threads behind the model: several that encode, one that writes, and a bound on what is between them."""
+
+    def __init__(self, encoders: int, labels_in_flight: int) -> None:
+        self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="encode")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._room = threading.Semaphore(labels_in_flight)
+
+    def submit(self, cell: CellInWork, reading: Reading, label: Label) -> Future[None]:
+        self._room.acquire()
+        encoded = self._encoders.submit(_encode, cell.card, reading, label)
+        return self._writer.submit(self._write, cell, encoded)
+
+    def keep(self, cell: CellInWork, row: EncodedRow) -> Future[None]:
+        return self._writer.submit(cell.write, row, 0.0)
+
+    def _write(self, cell: CellInWork, encoded: Future[tuple[EncodedRow, float]]) -> None:
+        try:
+            cell.write(*encoded.result())
+        finally:
+            self._room.release()
+
+    def close(self) -> None:
+        self._encoders.shutdown(cancel_futures=True)
+        self._writer.shutdown(cancel_futures=True)
+
+
+class CellInWork:
+    """One attempt at one cell. ``old``: the committed cell whose failed rows are asked again; its other rows are kept."""
+
+    def __init__(
+        self, store: LabelStore, card: ExpertCard, shard: Shard, threads: EncodeThreads, old: CellReader | None = None
+    ) -> None:
+        self.card = card
+        self.seconds = Seconds()
+        self._store = store
+        self._shard = shard
+        self._threads = threads
+        self._old = old
+        self._old_rows: Iterator[dict[str, object]] = iter(old.rows if old else ())
+        self._asked = {row["image_id"] for row in old.rows if row["status"] == "failed"} if old else None
+        self._attempt, self._writer = store.writer(card, shard)
+        self._on_their_way: list[Future[None]] = []
+        self._readable = 0
+        self._failures: dict[str, int] = {}
+        self._mended = 0
+        self._settled = False
+
+    def wants(self, image_id: str) -> bool:
+        return self._asked is None or image_id in self._asked
+
+    def put(self, reading: Reading, label: Label) -> None:
+        """The next label. Called in manifest order; rows of the old cell that come before it are copied first."""
+        self._keep_until(reading.record.image_id)
+        self._mended += label.status != "failed"
+        if reading.photo is not None:
+            self._readable += 1
+            if label.status == "failed":
+                self._failures[label.reason] = self._failures.get(label.reason, 0) + 1
+        self._on_their_way.append(self._threads.submit(self, reading, label))
+
+    def write(self, row: EncodedRow, encode_seconds: float) -> None:
+        """Called by the writing thread, row after row."""
+        start = time.perf_counter()
+        self._writer.add(row)
+        self.seconds.encode += encode_seconds
+        self.seconds.write += time.perf_counter() - start
+
+    def finish(self, failure_limit: float) -> CellResult:
+        """Waits for all rows and commits, or refuses. Raises OSError where the store cannot be written."""
+        self._keep_until(None)
+        for written in self._on_their_way:
+            written.result()
+        result = CellResult(column=self.card.column, shard=self._shard.index, images=len(self._shard))
+        refusal = self._refusal(failure_limit)
+        if refusal or (self._old and not self._mended):
+            return result.model_copy(update={"refused": refusal})
+        # From here on the files may be named by a receipt, whatever is raised: they are no longer ours to remove.
+        self._settled = True
+        start = time.perf_counter()
+        # The receipt is part of the writing it reports on; what cannot be known yet is the time of its own few fsyncs.
+        receipt = self._store.commit(
+            self.card, self._shard, self._attempt, self._writer, self.seconds, replace=self._old is not None
+        )
+        self.seconds.write += time.perf_counter() - start
+        return result.model_copy(update={"receipt": receipt})
+
+    def close(self) -> None:
+        """Removes what was written if it never got as far as a commit."""
+        if not self._settled:
+            self._writer.discard()
+        if self._old is not None:
+            self._old.close()
+
+    def _keep_until(self, image_id: str | None) -> None:
+        for row in self._old_rows:
+            if row["image_id"] == image_id:
+                return
+            assert self._old is not None
+            self._on_their_way.append(self._threads.keep(self, self._old.encoded(row)))
+
+    def _refusal(self, failure_limit: float) -> str:
+        failed = sum(self._failures.values())
+        if self._old or failed <= failure_limit * self._readable:
+            return ""
+        worst = sorted(self._failures.items(), key=lambda item: -item[1])[:SHOWN_REASONS]
+        reasons = "; ".join(f"{times} x {reason}" for reason, times in worst)
+        return (
+            f"{self.card.name} failed on {failed} of {self._readable} readable photos of {self._shard.name}: {reasons}"
+        )
+
+
+def _encode(card: ExpertCard, reading: Reading, label: Label) -> tuple[EncodedRow, float]:
+    start = time.perf_counter()
+    photo = reading.photo
+    row: dict[str, object] = {
+        "image_id": reading.record.image_id,
+        "status": label.status,
+        "reason": label.reason,
+        "height": photo.height if photo else None,
+        "width": photo.width if photo else None,
+    }
+    columns, member = encode(card.spec, label.value) if label.value is not None else ({}, None)
+    return EncodedRow(row | columns, member), time.perf_counter() - start

@@ -1,0 +1,117 @@
+"""Labels one shard with a pack of loaded experts: what happens inside a worker, with or without a cluster around it.
+
+    decode threads -> photos -> [one expert after the other, in micro-batches] -> encode threads -> one writer -> commit
+
+The model's thread only ever waits for photos (counted as ``wait``) or for room among the labels on their way to the disk;
+it never decodes a photo, encodes a PNG or writes a file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from expert_zoo.expert import Expert
+from expert_zoo.labels import Label
+from manifests.record import ImageRecord
+from pipeline.batching import BatchRunner
+from pipeline.filling import CellInWork, CellResult, EncodeThreads
+from pipeline.journal import KILLED, MAX_DEATHS, Journal
+from pipeline.photos import Limits
+from pipeline.plan import Shard
+from pipeline.reading import Reading, read_ahead, read_warily
+from pipeline.store import LabelStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How a worker spends its machine, and what it puts up with.
+
+    ``read_threads``, ``encode_threads`` run beside the model's own thread; ``ahead`` photos are decoded beyond the batch in
+    work. ``failure_limit``: share of the readable photos of a shard on which an expert may fail before its cell is refused.
+    """
+
+    read_threads: int = 1
+    encode_threads: int = 1
+    ahead: int = 32
+    failure_limit: float = 0.5
+    limits: Limits = field(default_factory=Limits)
+
+
+class Labeller:
+    """Loaded experts of one store, ready for shards. ``batch_sizes``: micro-batches other than the experts' own, by name."""
+
+    def __init__(
+        self, store: LabelStore, experts: Sequence[Expert], *, effort: Effort, batch_sizes: dict[str, int] | None = None
+    ) -> None:
+        sizes = batch_sizes or {}
+        self._store = store
+        self._effort = effort
+        self._runners = {expert.card.column: BatchRunner(expert, sizes.get(expert.card.name)) for expert in experts}
+
+    def label(self, shard: Shard, columns: Sequence[str], journal: Journal, *, retry: bool = False) -> list[CellResult]:
+        """Fills those cells of ``columns`` that are not committed; with ``retry``, asks again for failed rows of those that are.
+
+        Raises OSError where the store cannot be written (a full disk); nothing half-made becomes visible.
+        """
+        wanted = [column for column in columns if self._store.is_committed(column, shard) == retry]
+        left = [column for column in columns if column not in wanted]
+        results = [CellResult(column=column, shard=shard.index, images=len(shard)) for column in left]
+        if wanted and journal.deaths >= MAX_DEATHS:
+            reason = f"{shard.name} killed {journal.deaths} workers and the last deaths have no single photo in common"
+            results += [CellResult(column=c, shard=shard.index, images=len(shard), refused=reason) for c in wanted]
+        elif wanted:
+            results += self._fill(shard, wanted, journal, retry)
+        journal.done()
+        return results
+
+    def _fill(self, shard: Shard, columns: list[str], journal: Journal, retry: bool) -> list[CellResult]:
+        runners = [self._runners[column] for column in columns]
+        batch = max(runner.batch_size for runner in runners)
+        threads = EncodeThreads(self._effort.encode_threads, labels_in_flight=max(64, 4 * batch * len(runners)))
+        cells: list[CellInWork] = []
+        try:
+            for runner in runners:
+                old = self._store.read(runner.expert.card.column, shard) if retry else None
+                cells.append(CellInWork(self._store, runner.expert.card, shard, threads, old))
+            records = [r for r in self._store.records(shard) if any(cell.wants(r.image_id) for cell in cells)]
+            waiting_since = time.perf_counter()
+            for readings in self._readings(records, batch, journal):
+                waited = time.perf_counter() - waiting_since
+                for cell, runner in zip(cells, runners, strict=True):
+                    cell.seconds.wait += waited / len(cells)
+                    cell.seconds.read += sum(reading.seconds for reading in readings) / len(cells)
+                    _label_batch(cell, runner, readings, journal)
+                waiting_since = time.perf_counter()
+            return [cell.finish(self._effort.failure_limit) for cell in cells]
+        finally:
+            threads.close()
+            for cell in cells:
+                cell.close()
+
+    def _readings(self, records: list[ImageRecord], batch: int, journal: Journal) -> Iterator[list[Reading]]:
+        effort = self._effort
+        if journal.talkative:
+            return read_warily(records, effort.limits, batch=batch, journal=journal)
+        return read_ahead(records, effort.limits, batch=batch, threads=effort.read_threads, ahead=effort.ahead)
+
+
+def _label_batch(cell: CellInWork, runner: BatchRunner, readings: list[Reading], journal: Journal) -> None:
+    name = cell.card.name
+    guilty = {image_id for image_id, stage in journal.convicted.items() if stage == name}
+    mine = [reading for reading in readings if cell.wants(reading.record.image_id)]
+    photos = [reading.photo for reading in mine if reading.photo and reading.record.image_id not in guilty]
+    if photos:
+        journal.enter(name, [photo.image_id for photo in photos])
+    before = runner.seconds
+    labels = iter(runner.label(photos))
+    cell.seconds.compute += runner.seconds - before
+    for reading in mine:
+        if reading.photo is None:
+            label = Label.failed(reading.reason)
+        elif reading.record.image_id in guilty:
+            label = Label.failed(f"{KILLED}: this photo ended two worker processes in {name}")
+        else:
+            label = next(labels)
+        cell.put(reading, label)

@@ -1,0 +1,90 @@
+"""Brings the photos of a shard to the experts: decoded ahead by threads or, where a photo may kill, one step at a time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from expert_zoo.expert import Photo
+from manifests.record import ImageRecord
+from pipeline.journal import KILLED, READ, Journal
+from pipeline.photos import Limits, PhotoError, read_photo
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A record with its photo, or with the reason why there is none, and the seconds that reading took."""
+
+    record: ImageRecord
+    photo: Photo | None
+    reason: str
+    seconds: float
+
+
+def read(record: ImageRecord, limits: Limits) -> Reading:
+    """Reads and decodes one photo. Raises nothing that a file could cause."""
+    start = time.perf_counter()
+    try:
+        photo, reason = read_photo(record, limits), ""
+    except PhotoError as error:
+        photo, reason = None, error.reason
+    return Reading(record, photo, reason, time.perf_counter() - start)
+
+
+def read_ahead(
+    records: Sequence[ImageRecord], limits: Limits, *, batch: int, threads: int, ahead: int
+) -> Iterator[list[Reading]]:
+    """Batches of readings in order, with up to ``ahead`` photos decoded or in work beyond the batch that is asked for."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
+        to_come = iter(records)
+        in_work: deque[Future[Reading]] = deque()
+
+        def fill() -> None:
+            for record in islice(to_come, max(0, batch + ahead - len(in_work))):
+                in_work.append(pool.submit(read, record, limits))
+
+        try:
+            fill()
+            while in_work:
+                readings = [in_work.popleft().result() for _ in range(min(batch, len(in_work)))]
+                fill()
+                yield readings
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def read_warily(
+    records: Sequence[ImageRecord], limits: Limits, *, batch: int, journal: Journal
+) -> Iterator[list[Reading]]:
+    """Batches of readings in order, each announced to ``journal`` first; suspects come alone, convicts are not read."""
+    guilty = {image_id for image_id, stage in journal.convicted.items() if stage == READ}
+    for group in _groups(records, batch, lambda record: record.image_id in journal.suspects):
+        innocent = [record for record in group if record.image_id not in guilty]
+        if innocent:
+            journal.enter(READ, [record.image_id for record in innocent])
+        yield [
+            Reading(record, None, f"{KILLED}: reading this photo ended two worker processes", 0.0)
+            if record.image_id in guilty
+            else read(record, limits)
+            for record in group
+        ]
+
+
+def _groups(
+    records: Sequence[ImageRecord], size: int, alone: Callable[[ImageRecord], bool]
+) -> Iterator[list[ImageRecord]]:
+    group: list[ImageRecord] = []
+    for record in records:
+        if group and (len(group) == size or alone(record)):
+            yield group
+            group = []
+        group.append(record)
+        if alone(record):
+            yield group
+            group = []
+    if group:
+        yield group

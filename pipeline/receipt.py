@@ -1,0 +1,112 @@
+"""Receipt: the small JSON whose existence makes a cell real. Written last; a resume lists receipts and reads none."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PACKAGES = (
+    "expert-labels",
+    "torch",
+    "ray",
+    "numpy",
+    "opencv-python",
+    "pillow",
+    "onnxruntime",
+    "rapidocr",
+    "transformers",
+)
+
+
+class FileEntry(BaseModel):
+    """One data file of a cell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Seconds(BaseModel):
+    """Where the time of a cell went.
+
+    ``read``, ``encode``, ``write`` are summed over threads that run beside the model; ``wait`` is what the model's own
+    thread spent waiting for photos, ``compute`` what it spent in the expert. ``read`` and ``wait`` of a pack are shared
+    out evenly among its cells.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    read: float = 0.0
+    wait: float = 0.0
+    compute: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+
+    def add(self, other: Seconds) -> None:
+        for phase in Seconds.model_fields:
+            setattr(self, phase, getattr(self, phase) + getattr(other, phase))
+
+
+class Rows(BaseModel):
+    """How many rows of each status, and how many rows (failed, or ok with a note) for each reason code."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ok: int = 0
+    empty: int = 0
+    failed: int = 0
+    reasons: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def count(cls, rows: Iterable[tuple[str, str]]) -> Rows:
+        """From (status, reason) pairs; a reason's code is what stands before its first colon."""
+        rows = list(rows)
+        statuses = Counter(status for status, _ in rows)
+        reasons = Counter(reason.split(":", 1)[0] for _, reason in rows if reason)
+        return cls(**statuses, reasons=dict(reasons.most_common()))
+
+    def __len__(self) -> int:
+        return self.ok + self.empty + self.failed
+
+
+class Receipt(BaseModel):
+    """What was committed, from which plan, by whom and at what cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    column: str
+    shard: int
+    attempt: str
+    plan: str
+    rows: Rows
+    table: FileEntry
+    tar: FileEntry | None = None
+    seconds: Seconds
+    licence: str
+    commercial_use: bool
+    committed_at: str
+    host: str
+    packages: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
+
+
+@functools.cache
+def installed_packages() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a label."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,139 @@
+"""A folder on a local or mounted disk: fsync for durability, hard links for exclusive publishing."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from pipeline.storage.contract import TEMPORARY, DataFile, Entry, Storage, checked
+
+
+class LocalStorage(Storage):
+    """A folder on a local or mounted disk: fsync for durability, hard links for exclusive publishing."""
+
+    shared = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+
+    def path(self, name: str) -> Path:
+        return self.root / checked(name)
+
+    def create(self, name: str) -> DataFile:
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return DataFile(self, name, path.open("xb", buffering=1 << 20))
+
+    def publish(self, name: str, data: bytes) -> bool:
+        target = self.path(name)
+        return self._link(self._write_beside(target, data, durable=True), target)
+
+    def settle(self, temporary: str, name: str) -> bool:
+        return self._link(self.path(temporary), self.path(name))
+
+    def _link(self, temporary: Path, target: Path) -> bool:
+        try:
+            # The directory first: the data files that a receipt names must not be younger than the receipt.
+            _sync_folder(target.parent)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError:
+                # Some mounted file systems have no hard links. Renaming is still whole-or-nothing; of two writers in the
+                # same instant the later one stays, and its receipt is as good as the other's.
+                if target.exists():
+                    return False
+                temporary.replace(target)
+            _sync_folder(target.parent)
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def replace(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        target = self.path(name)
+        temporary = self._write_beside(target, data, durable=durable)
+        try:
+            if durable:
+                _sync_folder(target.parent)
+            temporary.replace(target)
+            if durable:
+                _sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def open(self, name: str) -> IO[bytes]:
+        return self.path(name).open("rb")
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            with os.scandir(self.path(folder)) as found:
+                return [entry.name for entry in found]
+        except FileNotFoundError:
+            return []
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        now = time.time()
+        try:
+            found = os.scandir(self.path(folder))
+        except FileNotFoundError:
+            return
+        with found:
+            for entry in found:
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue  # another process swept it between listing and looking
+                if entry.is_file():
+                    yield Entry(entry.name, status.st_size, now - status.st_mtime)
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def delete(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+    def prune(self, folder: str) -> None:
+        with suppress(OSError):
+            self.path(folder).rmdir()
+
+    def _write_beside(self, target: Path, data: bytes, *, durable: bool) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                if durable:
+                    self._sync(stream)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+    def _sync(self, stream: IO[bytes]) -> None:
+        stream.flush()
+        os.fsync(stream.fileno())
+
+    def _finish(self, stream: IO[bytes]) -> None:
+        self._sync(stream)
+        stream.close()
+
+    def _abandon(self, stream: IO[bytes], name: str) -> None:
+        try:
+            stream.close()
+        finally:
+            self.delete(name)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

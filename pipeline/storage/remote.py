@@ -1,0 +1,89 @@
+"""Anything that fsspec reaches: object stores, and memory:// for tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+import fsspec
+
+from pipeline.storage.contract import DataFile, Entry, Storage, checked
+
+
+class RemoteStorage(Storage):
+    """Anything fsspec reaches. An object appears whole when its PUT completes, so a name is its own commit."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.shared = not url.startswith("memory://")
+        self._fs: Any
+        self._fs, self._root = fsspec.core.url_to_fs(self.url)
+
+    def path(self, name: str) -> str:
+        return f"{self._root}/{checked(name)}"
+
+    def create(self, name: str) -> DataFile:
+        return DataFile(self, name, self._fs.open(self.path(name), "wb"))
+
+    def publish(self, name: str, data: bytes) -> bool:
+        try:
+            # "create" is a conditional PUT where the store has one, a check before the PUT elsewhere.
+            self._fs.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def settle(self, temporary: str, name: str) -> bool:
+        if self._fs.exists(self.path(name)):
+            self.delete(temporary)
+            return False
+        self._fs.mv(self.path(temporary), self.path(name))
+        return True
+
+    def replace(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        self._fs.pipe_file(self.path(name), data)
+
+    def open(self, name: str) -> IO[bytes]:
+        stream: IO[bytes] = self._fs.open(self.path(name), "rb")
+        return stream
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            self._fs.invalidate_cache()
+            return [path.rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(self.path(folder), detail=False)]
+        except FileNotFoundError:
+            return []
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return
+        now = time.time()
+        for info in found:
+            if info["type"] == "file":
+                changed = info.get("LastModified") or info.get("mtime") or info.get("created")
+                stamp = changed.timestamp() if hasattr(changed, "timestamp") else float(changed or now)
+                yield Entry(info["name"].rsplit("/", 1)[-1], int(info["size"]), now - stamp)
+
+    def exists(self, name: str) -> bool:
+        return bool(self._fs.exists(self.path(name)))
+
+    def delete(self, name: str) -> None:
+        try:
+            self._fs.rm_file(self.path(name))
+        except FileNotFoundError:
+            return
+
+    def _finish(self, stream: IO[bytes]) -> None:
+        stream.close()
+
+    def _abandon(self, stream: Any, name: str) -> None:
+        discard = getattr(stream, "discard", None)
+        if discard is not None and not getattr(stream, "autocommit", True):
+            discard()
+            return
+        stream.close()  # fsspec has no portable way to give up an upload: end it, then remove what it made
+        self.delete(name)

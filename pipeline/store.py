@@ -1,0 +1,287 @@
+"""LabelStore: the grid of shards and columns. Knows which cells are committed and where; the only module with paths.
+
+store.json                                    the ShardPlan, written once
+manifest.parquet                              one row per image in shard order, one row group per shard
+labels/<expert>@<version>/expert.json         the ExpertCard
+labels/<expert>@<version>/shard-000042.json   the receipt, which names the two files below
+labels/<expert>@<version>/shard-000042.<attempt>.parquet and .tar
+attempts/<run>/<unit>.json                    the journal of units in work, gone when they are done
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import re
+import socket
+import uuid
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from expert_zoo.card import ExpertCard
+from manifests.manifest import Manifest, ManifestWriter
+from manifests.record import ImageRecord, from_batch
+from pipeline.cell import CellReader, CellWriter
+from pipeline.errors import DamagedCell, StoreError
+from pipeline.plan import FORMAT, Shard, ShardPlan, shard_name
+from pipeline.receipt import Receipt, Seconds, installed_packages
+from pipeline.storage import Storage, open_storage
+
+PLAN = "store.json"
+MANIFEST = "manifest.parquet"
+LABELS = "labels"
+ATTEMPTS = "attempts"
+CARD = "expert.json"
+_COLUMN = re.compile(r"[a-z][a-z0-9_]*@[0-9a-f]{10}")
+_RECEIPT = re.compile(r"shard-(\d{6,})\.json")
+
+
+class LabelStore:
+    """A store that has a plan. `open` one, or `create` it from a manifest."""
+
+    def __init__(self, storage: Storage, plan: ShardPlan) -> None:
+        self.storage = storage
+        self.plan = plan
+
+    @classmethod
+    def open(cls, url: str) -> LabelStore:
+        """Raises StoreError where there is no store, or one that this version cannot read."""
+        storage = open_storage(url)
+        try:
+            text = storage.read(PLAN)
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(
+                f"no store at {url}: {PLAN} is missing; `expert-labels label JOB.yaml` makes one"
+            ) from None
+        try:
+            found = json.loads(text)
+            if found.get("format") != FORMAT:
+                raise StoreError(f"{url} has store format {found.get('format')!r}; this version reads format {FORMAT}")
+            return cls(storage, ShardPlan.model_validate(found))
+        except (ValueError, AttributeError) as error:
+            raise StoreError(f"{url}/{PLAN} is not a plan: {error}") from error
+
+    @classmethod
+    def create(
+        cls, url: str, manifest: Manifest, *, shard_size: int, sources: list[dict[str, object]] | None = None
+    ) -> LabelStore:
+        """Cuts ``manifest`` into shards and saves the plan, once; the same call again opens what is there.
+
+        Raises StoreError if the store holds another plan: a store is never re-cut.
+        """
+        storage = open_storage(url)
+        plan = ShardPlan(
+            manifest=manifest.fingerprint,
+            images=len(manifest),
+            shard_size=shard_size,
+            seed=manifest.seed,
+            sources=sources or [],
+        )
+        if not storage.exists(PLAN):
+            temporary = f"{uuid.uuid4().hex}.{MANIFEST}"
+            with ManifestWriter(f"{storage.url}/{temporary}", seed=manifest.seed) as writer:
+                for batch in manifest.batches(shard_size):
+                    writer.write(batch)
+            if not storage.settle(temporary, MANIFEST):
+                _check_left_over(storage, manifest)
+            storage.publish(PLAN, json.dumps(plan.model_dump(mode="json"), indent=1).encode())
+        store = cls.open(url)
+        if store.plan.fingerprint != plan.fingerprint:
+            raise StoreError(
+                f"{url} was planned otherwise ({_difference(store.plan, plan)}); a store is never re-cut: "
+                "name another store, or restore the job file that made this one"
+            )
+        return store
+
+    # ---- the manifest
+
+    def records(self, shard: Shard) -> list[ImageRecord]:
+        """The shard's images, in manifest order: one row group, one read."""
+        with self.storage.open(MANIFEST) as stream:
+            file = pq.ParquetFile(stream)
+            if file.num_row_groups != len(self.plan):
+                raise StoreError(
+                    f"{self.storage.url}/{MANIFEST} has {file.num_row_groups} row groups, the plan {len(self.plan)} shards; "
+                    "the manifest was replaced: restore it or make a new store"
+                )
+            table = file.read_row_group(shard.index).combine_chunks()
+        return [record for batch in table.to_batches() for record in from_batch(batch)]
+
+    # ---- columns
+
+    def add_column(self, card: ExpertCard) -> None:
+        """Writes the card of a new column; StoreError if the column has a card that means something else."""
+        name = f"{LABELS}/{card.column}/{CARD}"
+        if not self.storage.exists(name) and self.storage.publish(name, card.model_dump_json(indent=1).encode()):
+            return
+        if self.card(card.column).version != card.version:
+            raise StoreError(
+                f"{self.storage.url}/{name} is not the card of version {card.version}; it was changed by hand"
+            )
+
+    def columns(self) -> dict[str, ExpertCard]:
+        """Every column's card by column name (``expert@version``), sorted."""
+        found = sorted(name for name in self.storage.names(LABELS) if _COLUMN.fullmatch(name))
+        return {column: self.card(column) for column in found if self.storage.exists(f"{LABELS}/{column}/{CARD}")}
+
+    def card(self, column: str) -> ExpertCard:
+        name = f"{LABELS}/{column}/{CARD}"
+        try:
+            return ExpertCard.model_validate_json(self.storage.read(name))
+        except FileNotFoundError:
+            raise StoreError(f"{self.storage.url} has no column {column}; `expert-labels status` lists them") from None
+        except ValidationError as error:
+            raise StoreError(f"{self.storage.url}/{name} is not an expert card: {error}") from error
+
+    def column_of(self, name: str) -> str:
+        """The column meant by ``expert`` or ``expert@version``; StoreError if none or more than one fits."""
+        columns = list(self.columns())
+        fitting = [column for column in columns if name in (column, column.split("@")[0])]
+        if len(fitting) == 1:
+            return fitting[0]
+        known = ", ".join(fitting or columns) or "none yet"
+        problem = "more than one version of" if fitting else "no column"
+        raise StoreError(f"{self.storage.url} has {problem} {name!r}; name one of: {known}")
+
+    # ---- cells
+
+    def committed(self, column: str) -> set[int]:
+        """Indices of the shards whose cell in ``column`` is committed. Lists receipts, reads none."""
+        matches = map(_RECEIPT.fullmatch, self.storage.names(f"{LABELS}/{column}"))
+        return {int(match[1]) for match in matches if match}
+
+    def is_committed(self, column: str, shard: Shard) -> bool:
+        return self.storage.exists(self._receipt_name(column, shard.index))
+
+    def receipt(self, column: str, shard: Shard) -> Receipt:
+        """Raises StoreError if the cell is not committed or of another plan, DamagedCell if the receipt is no receipt."""
+        name = self._receipt_name(column, shard.index)
+        try:
+            receipt = Receipt.model_validate_json(self.storage.read(name))
+        except FileNotFoundError:
+            raise StoreError(f"cell {column}/{shard.name} is not committed") from None
+        except ValidationError as error:
+            raise DamagedCell(f"{name} is not a receipt: {error.errors()[0]['msg']}") from error
+        if receipt.plan != self.plan.fingerprint or receipt.column != column or receipt.shard != shard.index:
+            raise StoreError(
+                f"{name} belongs to plan {receipt.plan}, {receipt.column}, shard {receipt.shard}; expected plan "
+                f"{self.plan.fingerprint}, {column}, shard {shard.index}: it came from another store, remove it by hand"
+            )
+        return receipt
+
+    def writer(self, card: ExpertCard, shard: Shard) -> tuple[str, CellWriter]:
+        """A new attempt at a cell: its unique name and the writer of its two data files."""
+        attempt = uuid.uuid4().hex[:12]
+        metadata = {"expert_card": card.model_dump_json(), "plan": self.plan.fingerprint, "shard": str(shard.index)}
+        return attempt, CellWriter(self.storage, self._stem(card.column, shard.index, attempt), card, metadata)
+
+    def commit(
+        self,
+        card: ExpertCard,
+        shard: Shard,
+        attempt: str,
+        writer: CellWriter,
+        seconds: Seconds,
+        *,
+        replace: bool = False,
+    ) -> Receipt | None:
+        """Makes the cell real: both files durable, then the receipt. None if another worker committed it first.
+
+        ``replace``: a retry's receipt takes the place of the old one; the files that the old one names become garbage.
+        """
+        rows = writer.rows
+        assert len(rows) == len(shard), f"{len(rows)} rows for {len(shard)} images"
+        table, tar = writer.finish()
+        receipt = Receipt(
+            column=card.column,
+            shard=shard.index,
+            attempt=attempt,
+            plan=self.plan.fingerprint,
+            rows=rows,
+            table=table,
+            tar=tar,
+            seconds=seconds,
+            licence=card.licence,
+            commercial_use=card.commercial_use,
+            committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            host=socket.gethostname(),
+            packages=installed_packages(),
+        )
+        name = self._receipt_name(card.column, shard.index)
+        if replace:
+            self.storage.replace(name, receipt.to_bytes())
+        elif not self.storage.publish(name, receipt.to_bytes()):
+            self.remove_files(receipt)
+            return None
+        return receipt
+
+    def read(self, column: str, shard: Shard, receipt: Receipt | None = None) -> CellReader:
+        """The committed cell's rows and labels. Raises StoreError or DamagedCell."""
+        receipt = receipt or self.receipt(column, shard)
+        try:
+            with self.storage.open(f"{LABELS}/{column}/{receipt.table.name}") as stream:
+                table = pq.read_table(stream)
+            tar = self.storage.open(f"{LABELS}/{column}/{receipt.tar.name}") if receipt.tar else None
+        except (FileNotFoundError, ValueError, OSError) as error:
+            raise DamagedCell(
+                f"cell {column}/{shard.name}: {error}; `expert-labels audit --repair` takes it back"
+            ) from error
+        return CellReader(self.card_cached(column), table, tar)
+
+    def remove_files(self, receipt: Receipt) -> None:
+        """Deletes the data files that ``receipt`` names."""
+        for entry in (receipt.table, receipt.tar):
+            if entry is not None:
+                self.storage.delete(f"{LABELS}/{receipt.column}/{entry.name}")
+
+    def withdraw(self, column: str, shard_index: int) -> None:
+        """Takes a commit back: the cell is missing again and the next labelling job fills it."""
+        self.storage.delete(self._receipt_name(column, shard_index))
+
+    def folder(self, column: str) -> str:
+        """Where a column's files are, relative to the store."""
+        return f"{LABELS}/{column}"
+
+    @functools.cached_property
+    def _cards(self) -> dict[str, ExpertCard]:
+        return {}
+
+    def card_cached(self, column: str) -> ExpertCard:
+        """As `card`, read once: a column's card never changes."""
+        if column not in self._cards:
+            self._cards[column] = self.card(column)
+        return self._cards[column]
+
+    def _receipt_name(self, column: str, index: int) -> str:
+        return f"{LABELS}/{column}/{shard_name(index)}.json"
+
+    def _stem(self, column: str, index: int, attempt: str) -> str:
+        return f"{LABELS}/{column}/{shard_name(index)}.{attempt}"
+
+
+def missing_cells(store: LabelStore, columns: list[str]) -> Iterator[tuple[Shard, list[str]]]:
+    """Every shard that lacks a cell of ``columns``, with the columns it lacks."""
+    committed = {column: store.committed(column) for column in columns}
+    for shard in store.plan.shards():
+        lacking = [column for column in columns if shard.index not in committed[column]]
+        if lacking:
+            yield shard, lacking
+
+
+def _check_left_over(storage: Storage, manifest: Manifest) -> None:
+    """A manifest without a plan: another process is planning the same, or one was killed between the two files."""
+    left = Manifest.open(f"{storage.url}/{MANIFEST}")
+    if left.fingerprint != manifest.fingerprint:
+        raise StoreError(
+            f"{storage.url}/{MANIFEST} is of manifest {left.fingerprint[:16]} and has no {PLAN}; expected "
+            f"{manifest.fingerprint[:16]}: planning was interrupted, remove that file if no other job is planning this store"
+        )
+
+
+def _difference(found: ShardPlan, asked: ShardPlan) -> str:
+    names = ("manifest", "images", "shard_size", "seed")
+    changed = [name for name in names if getattr(found, name) != getattr(asked, name)]
+    return ", ".join(f"{name} {getattr(found, name)} there, {getattr(asked, name)} asked" for name in changed)
