@@ -93,11 +93,11 @@ class Storage(ABC):
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """Names (without folder) of what is directly in ``folder``, unsorted; [] if there is no such folder."""
+        """Names (without folder) of what is directly in ``folder``, unsorted; [] if there is no such folder; "" is the root."""
 
     @abstractmethod
     def entries(self, folder: str) -> Iterator[Entry]:
-        """The files directly in ``folder`` with sizes and ages: slower than `names`."""
+        """The files directly in ``folder`` with sizes and ages: slower than `names`; "" is the root."""
 
     @abstractmethod
     def exists(self, name: str) -> bool: ...

@@ -25,6 +25,9 @@ class LocalStorage(Storage):
     def path(self, name: str) -> Path:
         return self.root / checked(name)
 
+    def _folder(self, folder: str) -> Path:
+        return self.path(folder) if folder else self.root
+
     def create(self, name: str) -> DataFile:
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +76,7 @@ class LocalStorage(Storage):
 
     def names(self, folder: str) -> list[str]:
         try:
-            with os.scandir(self.path(folder)) as found:
+            with os.scandir(self._folder(folder)) as found:
                 return [entry.name for entry in found]
         except FileNotFoundError:
             return []
@@ -81,7 +84,7 @@ class LocalStorage(Storage):
     def entries(self, folder: str) -> Iterator[Entry]:
         now = time.time()
         try:
-            found = os.scandir(self.path(folder))
+            found = os.scandir(self._folder(folder))
         except FileNotFoundError:
             return
         with found:

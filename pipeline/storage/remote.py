@@ -23,6 +23,9 @@ class RemoteStorage(Storage):
     def path(self, name: str) -> str:
         return f"{self._root}/{checked(name)}"
 
+    def _folder(self, folder: str) -> str:
+        return self.path(folder) if folder else str(self._root)
+
     def create(self, name: str) -> DataFile:
         return DataFile(self, name, self._fs.open(self.path(name), "wb"))
 
@@ -51,14 +54,14 @@ class RemoteStorage(Storage):
     def names(self, folder: str) -> list[str]:
         try:
             self._fs.invalidate_cache()
-            return [path.rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(self.path(folder), detail=False)]
+            return [path.rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(self._folder(folder), detail=False)]
         except FileNotFoundError:
             return []
 
     def entries(self, folder: str) -> Iterator[Entry]:
         self._fs.invalidate_cache()
         try:
-            found = self._fs.ls(self.path(folder), detail=True)
+            found = self._fs.ls(self._folder(folder), detail=True)
         except FileNotFoundError:
             return
         now = time.time()
