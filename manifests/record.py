@@ -1,9 +1,10 @@
-"""ImageRecord: one image of a manifest, and the Arrow schema that stores it."""
+"""ImageRecord: one image of a manifest; Rejection: one thing left out; and the Arrow schema that stores records."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -54,6 +55,18 @@ class ImageRecord:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One thing that a source left out: an image, a folder, a caption.
+
+    ``what`` tells the user which; ``reason`` is a phrase from a small set, because reports count by it.
+    """
+
+    source: str
+    what: str
+    reason: str
+
+
 def path_id(path: str) -> str:
     """A stable, path-safe id for a relative path of any characters: a readable part, then 12 digits of its hash.
 
@@ -62,3 +75,39 @@ def path_id(path: str) -> str:
     digest = hashlib.blake2s(path.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9]+", "-", path.rsplit(".", 1)[0]).strip("-")[-48:].strip("-")
     return f"{readable}-{digest}" if readable else digest
+
+
+def fold(text: str) -> str:
+    """``text`` with every run of white space as one blank and none at the ends.
+
+    Halves of surrogate pairs, which JSON allows and UTF-8 does not, become U+FFFD.
+    """
+    folded = " ".join(text.split())
+    try:
+        folded.encode("utf-8")
+    except UnicodeEncodeError:
+        folded = re.sub("[\ud800-\udfff]", "\ufffd", folded)
+    return folded
+
+
+def to_batch(records: Sequence[ImageRecord]) -> pa.RecordBatch:
+    """The records as one Arrow batch of SCHEMA, in order."""
+    columns = [pa.array([getattr(r, field.name) for r in records], field.type) for field in SCHEMA]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def from_batch(batch: pa.RecordBatch) -> Iterator[ImageRecord]:
+    """The rows of a batch (or table) of SCHEMA as records, in order."""
+    for image_id, source, uri, width, height, captions, split, licence in zip(
+        *(batch.column(name).to_pylist() for name in SCHEMA.names), strict=True
+    ):
+        yield ImageRecord(
+            image_id=image_id,
+            source=source,
+            uri=uri,
+            width=width,
+            height=height,
+            captions=tuple(captions),
+            split=split,
+            license=licence,
+        )
