@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,14 +59,15 @@ def build(sources: Sequence[Source], out_url: str, *, seed: int = 0) -> BuildRep
     an id become one; see `manifests.shuffle.Shuffle`, which also says what memory and disk it takes. What stands at
     ``out_url`` is replaced, at the end and at once.
 
-    Raises ValueError where a source's files are broken or missing, and where there is no image at all.
+    Raises ValueError where a source's files are broken or missing, where there is no image at all, and where ``out_url``
+    cannot be written.
     """
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed {seed}: expected 0 to 2**64 - 1")
     tally = _Tally()
     images = {source.name: 0 for source in sources}
-    with tempfile.TemporaryDirectory(prefix=".manifest-", dir=_beside(out_url)) as folder:
-        shuffle = Shuffle(Path(folder), seed=seed)
+    with _workspace(out_url) as folder:
+        shuffle = Shuffle(folder, seed=seed)
         try:
             for source in sources:
                 for found in source.records():
@@ -108,13 +110,22 @@ class _Tally:
         )
 
 
-def _beside(out_url: str) -> Path | None:
-    """Where the bucket files go: the disk of the manifest has room for it, so it likely has for them; else the system's."""
+@contextmanager
+def _workspace(out_url: str) -> Iterator[Path]:
+    """A folder for the bucket files: beside a local manifest, whose disk likely has room for them; else the system's."""
     out = local_path(out_url)
-    if out is None:
-        return None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return out.parent
+    if out is not None and out.is_dir():
+        raise ValueError(f"cannot write the manifest {out_url}: it is a folder; expected the name of a file")
+    try:
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".manifest-", dir=out.parent if out else None)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write the manifest {out_url}: {error.strerror}; expected a folder that this user may write to"
+        ) from error
+    with temporary as folder:
+        yield Path(folder)
 
 
 def _nothing_found(sources: Sequence[Source], rejections: Sequence[RejectionCount]) -> str:

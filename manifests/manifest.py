@@ -145,11 +145,13 @@ class ManifestWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
         fingerprint = self._fingerprint.hexdigest()
-        if kind is None:
-            about = {"format": FORMAT, "fingerprint": fingerprint, "count": self.count, "seed": self._seed}
-            self._parquet.add_key_value_metadata({METADATA_KEY: json.dumps(about).encode()})
-        self._stack.__exit__(kind, error, traceback)
+        about = {"format": FORMAT, "fingerprint": fingerprint, "count": self.count, "seed": self._seed}
+        self._parquet.add_key_value_metadata({METADATA_KEY: json.dumps(about).encode()})
+        self._stack.close()
         self.manifest = Manifest(url=self._url, fingerprint=fingerprint, seed=self._seed, count=self.count)
 
 

@@ -166,6 +166,14 @@ def test_a_source_that_fails_half_way_leaves_the_old_manifest(tmp_path: Path) ->
     assert Manifest.open(out) == old and names(tmp_path) == ["m.parquet"]
 
 
+def test_a_place_that_cannot_be_written_is_an_error_before_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out, message in (("file/m.parquet", "cannot write the manifest .*file"), ("", "it is a folder; expected")):
+        with pytest.raises(ValueError, match=message):
+            build([Listed(RECORDS)], str(tmp_path / out))
+    assert names(tmp_path) == ["file"]
+
+
 def test_works_on_other_filesystems_and_under_strange_names(tmp_path: Path) -> None:
     for url in ("memory://manifests/some dir/m.parquet", str(tmp_path / "a b::c#é\n*" / "m.parquet")):
         built = build([Listed(RECORDS)], url).manifest

@@ -17,8 +17,8 @@ class Scenes(BaseModel):
 
     source: Literal["scenes"] = "scenes"
     count: int = Field(gt=0)
-    seed: int = Field(ge=0)
-    start: int = Field(default=0, ge=0)
+    seed: int = Field(ge=0, lt=10**18)
+    start: int = Field(default=0, ge=0, lt=10**17)
     size: int = Field(default=256, ge=32, le=2048)
     name: str = Field(default="scenes", min_length=1)
     split: str = ""
