@@ -11,56 +11,22 @@ import json
 import logging
 import os
 import random
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import ray
-from pydantic import BaseModel, ConfigDict, Field
 
-from expert_zoo.catalog import create
+from pipeline.choices import Pack, Unit
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
-from pipeline.labeller import Effort, Labeller
-from pipeline.photos import Limits
-from pipeline.plan import Shard
+from pipeline.labeller import Labeller
 from pipeline.store import LabelStore
 
 #: A worker that dies while loading its models is replaced this often before the job ends.
 LOADING_DEATHS = 3
-
-
-class ExpertChoice(BaseModel):
-    """One expert as the job file names it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    use: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-    batch_size: int | None = Field(None, ge=1)
-
-
-class Pack(BaseModel):
-    """Experts that share one actor, so that a photo is read and decoded once for all of them; and the pool of actors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    experts: tuple[ExpertChoice, ...]
-    cpus: float = 1.0
-    gpus: float = 0.0
-    actors: tuple[int, int] = (1, 1)
-    effort: dict[str, Any] = Field(default_factory=dict)
-
-
-class Unit(BaseModel):
-    """The cells of one shard that one pack is to fill."""
-
-    model_config = ConfigDict(frozen=True)
-
-    shard: Shard
-    columns: tuple[str, ...]
 
 
 class PackActor:
@@ -71,14 +37,12 @@ class PackActor:
         self._run = run
         self._retry = retry
         self._store = LabelStore.open(store_url)
-        experts = [create(choice.name, use=choice.use, options=choice.options) for choice in self._pack.experts]
+        experts = [choice.create() for choice in self._pack.experts]
         device = "cuda:0" if self._pack.gpus else "cpu"
         for expert in experts:
             expert.load(device)
-        effort = dict(self._pack.effort)
-        limits = Limits(**effort.pop("limits", {}))
         sizes = {choice.name: choice.batch_size for choice in self._pack.experts if choice.batch_size}
-        self._labeller = Labeller(self._store, experts, effort=Effort(limits=limits, **effort), batch_sizes=sizes)
+        self._labeller = Labeller(self._store, experts, effort=self._pack.effort, batch_sizes=sizes)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         (text,) = batch["unit"]
@@ -92,9 +56,16 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> None:
     """Connects to the cluster at ``address`` ("auto", "ray://..."), or starts one on this machine."""
     if ray.is_initialized():
         return
-    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(address=address, configure_logging=True, logging_level=logging.WARNING, log_to_driver=False, **local)
+    # Ray's own chatter (token notes, core-worker hints) would drown our progress; its log files keep all of it.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    local: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    with _hushed():
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
+
+
+def stop_ray() -> None:
+    """Ends our connection, and the cluster with it if it was started by `start_ray`."""
+    ray.shutdown()
 
 
 def cluster_size() -> tuple[float, float]:
@@ -140,6 +111,21 @@ def _stream(store_url: str, pack: Pack, units: Sequence[Unit], run: str, retry: 
         num_cpus=pack.cpus,
         num_gpus=pack.gpus or None,
     )
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps what Ray's C++ side writes to descriptor 2 while it starts off the terminal; errors still raise."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
 
 
 def _quieten() -> None:

@@ -27,13 +27,17 @@ SHOWN_REASONS = 3
 
 
 class CellResult(BaseModel):
-    """What became of one cell: committed (its receipt), left to another worker (neither), or refused (why)."""
+    """What became of one cell: committed (its receipt), left to another worker (neither), or refused (why).
+
+    ``started``: when its worker began the unit, in seconds since the epoch on the worker's clock.
+    """
 
     column: str
     shard: int
     images: int
     receipt: Receipt | None = None
     refused: str = ""
+    started: float = 0.0
 
 
 class EncodeThreads:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict
 
 from expert_zoo.expert import Expert
 from expert_zoo.labels import Label
@@ -24,19 +25,20 @@ from pipeline.reading import Reading, read_ahead, read_warily
 from pipeline.store import LabelStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
+class Effort(BaseModel):
     """How a worker spends its machine, and what it puts up with.
 
     ``read_threads``, ``encode_threads`` run beside the model's own thread; ``ahead`` photos are decoded beyond the batch in
     work. ``failure_limit``: share of the readable photos of a shard on which an expert may fail before its cell is refused.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     read_threads: int = 1
     encode_threads: int = 1
     ahead: int = 32
     failure_limit: float = 0.5
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()
 
 
 class Labeller:
@@ -55,6 +57,7 @@ class Labeller:
 
         Raises OSError where the store cannot be written (a full disk); nothing half-made becomes visible.
         """
+        started = time.time()
         wanted = [column for column in columns if self._store.is_committed(column, shard) == retry]
         left = [column for column in columns if column not in wanted]
         results = [CellResult(column=column, shard=shard.index, images=len(shard)) for column in left]
@@ -64,7 +67,7 @@ class Labeller:
         elif wanted:
             results += self._fill(shard, wanted, journal, retry)
         journal.done()
-        return results
+        return [result.model_copy(update={"started": started}) for result in results]
 
     def _fill(self, shard: Shard, columns: list[str], journal: Journal, retry: bool) -> list[CellResult]:
         runners = [self._runners[column] for column in columns]

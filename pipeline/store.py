@@ -241,6 +241,13 @@ class LabelStore:
         """Takes a commit back: the cell is missing again and the next labelling job fills it."""
         self.storage.delete(self._receipt_name(column, shard_index))
 
+    def forget_attempts(self, run: str) -> None:
+        """Removes what is left of a run's journal: entries of units that a killed worker never took up again."""
+        for name in self.storage.names(f"{ATTEMPTS}/{run}"):
+            self.storage.delete(f"{ATTEMPTS}/{run}/{name}")
+        self.storage.prune(f"{ATTEMPTS}/{run}")
+        self.storage.prune(ATTEMPTS)
+
     def folder(self, column: str) -> str:
         """Where a column's files are, relative to the store."""
         return f"{LABELS}/{column}"
@@ -269,6 +276,15 @@ def missing_cells(store: LabelStore, columns: list[str]) -> Iterator[tuple[Shard
         lacking = [column for column in columns if shard.index not in committed[column]]
         if lacking:
             yield shard, lacking
+
+
+def failed_cells(store: LabelStore, columns: list[str]) -> Iterator[tuple[Shard, list[str]]]:
+    """Every shard that has committed cells of ``columns`` with failed rows, with those columns. Reads their receipts."""
+    committed = {column: store.committed(column) for column in columns}
+    for shard in store.plan.shards():
+        having = [c for c in columns if shard.index in committed[c] and store.receipt(c, shard).rows.failed]
+        if having:
+            yield shard, having
 
 
 def _check_left_over(storage: Storage, manifest: Manifest) -> None:

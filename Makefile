@@ -1,0 +1,59 @@
+# Two commands do everything on a machine with Python 3.11 and make: `make demo` and `make test`.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CODE := manifests expert_zoo pipeline jobs tests bench
+
+.PHONY: demo test test-long check format lint types bench accuracy lock clean help
+
+help:            ## this list
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
+
+# Installed once, again when the lock changes. `python3` serves where there is no python3.11 on the path.
+$(INSTALLED): requirements.lock setup.cfg pyproject.toml
+	@command -v $(PYTHON) >/dev/null || command -v python3 >/dev/null || { echo "Python 3.11 is needed"; exit 1; }
+	$$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(INSTALLED)   ## the environment in .venv, from requirements.lock
+
+demo: $(INSTALLED)      ## render scenes, label them, audit against the truth, show a contact sheet
+	$(BIN)/python -m jobs.demo
+
+test: $(INSTALLED)      ## the whole test suite, the long ones included
+	$(BIN)/python -m pytest -q
+
+test-long: $(INSTALLED) ## only the tests that take minutes: 25 SIGKILLs, two jobs on one store, accuracy
+	$(BIN)/python -m pytest -q -m long
+
+check: $(INSTALLED) lint types  ## what CI runs: format, lint, types, and all tests but the long ones
+	$(BIN)/python -m pytest -q -m "not long"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+format: $(INSTALLED)    ## rewrite the code in the project's format
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: $(INSTALLED)     ## throughput, planning and listing, as ratios within one run
+	$(BIN)/python -m bench.run
+
+accuracy: $(INSTALLED)  ## the pocket experts on 500 held-out scenes (docs/pocket.md)
+	$(BIN)/python -m expert_zoo.pocket.evaluate
+
+lock:                   ## pin the newest versions that setup.cfg allows
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile setup.cfg --extra dev --python-version 3.11 --no-header --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

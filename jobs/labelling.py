@@ -1,0 +1,121 @@
+"""The main job: plan, find the missing cells, label them on Ray, say what became of them."""
+
+from __future__ import annotations
+
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from expert_zoo.expert import Expert
+from jobs.job import Job
+from jobs.planning import Work, open_or_plan, packs_of, shared_out
+from jobs.progress import Progress
+from jobs.summary import ColumnSummary, Summary
+from pipeline.errors import JobError
+from pipeline.plan import Shard
+from pipeline.store import LabelStore, failed_cells, missing_cells
+
+Say = Callable[[str], None]
+
+
+def label(job: Job, say: Say) -> Summary:
+    """Fills the missing cells of the job's store. What is committed stays, whatever ends the run; the next run goes on.
+
+    ``say``: for lines to the user. Raises ExpertLabelsError for what the user can mend.
+    """
+    experts = job.create_experts()
+    store = prepare(job, experts, say)
+    columns = [expert.card.column for expert in experts]
+    return _run(job, store, experts, list(missing_cells(store, columns)), say, retry=False)
+
+
+def retry(job: Job, say: Say) -> Summary:
+    """Asks again for the failed rows of the job's committed cells; each cell is replaced whole, or stays as it was."""
+    experts = job.create_experts()
+    store = LabelStore.open(job.store)
+    known = store.columns()
+    columns = [expert.card.column for expert in experts if expert.card.column in known]
+    return _run(job, store, experts, list(failed_cells(store, columns)), say, retry=True)
+
+
+def prepare(job: Job, experts: Iterable[Expert], say: Say) -> LabelStore:
+    """The job's store with a plan and a card for every expert. Everything cheap that can be wrong is found here."""
+    planned = open_or_plan(job)
+    for rejection in planned.rejections:
+        examples = ", ".join(rejection.examples[:2])
+        say(f"left out: {rejection.count} x {rejection.reason} ({rejection.source}; {examples})")
+    if not planned.store.storage.shared:
+        raise JobError(
+            f"store {job.store}: only this process sees it; expected a folder or an object store that workers see too"
+        )
+    for expert in experts:
+        planned.store.add_column(expert.card)
+        if not expert.card.commercial_use:
+            say(f"licence: {expert.card.name} is for non-commercial use ({expert.card.licence})")
+    return planned.store
+
+
+def _run(
+    job: Job, store: LabelStore, experts: list[Expert], cells: list[tuple[Shard, list[str]]], say: Say, *, retry: bool
+) -> Summary:
+    summary = Summary({expert.card.column: ColumnSummary() for expert in experts})
+    for _, columns in cells:
+        for column in columns:
+            summary.columns[column].asked += 1
+    what = "failed rows" if retry else "missing cells"
+    if not cells:
+        say(f"nothing to do: no {what} among {len(store.plan)} shards x {len(experts)} experts in {job.store}")
+        return summary
+    say(
+        f"{job.store}: {store.plan.images} images in {len(store.plan)} shards; "
+        f"{sum(c.asked for c in summary.columns.values())} cells with {what}"
+    )
+    from pipeline import cluster  # imports ray, which takes seconds: only when there is work
+
+    start = time.time()
+    cluster.start_ray(job.ray.address, cpus=job.ray.cpus)
+    try:
+        cpus, gpus = cluster.cluster_size()
+        work = shared_out(cells, packs_of(job, cpus=cpus, gpus=gpus), experts)
+        _follow(store, work, summary, start, retry)
+    finally:
+        cluster.stop_ray()
+    return summary
+
+
+def _follow(store: LabelStore, work: Work, summary: Summary, start: float, retry: bool) -> None:
+    from pipeline.cluster import label_on_ray
+
+    run = uuid.uuid4().hex[:12]
+    began = float("inf")
+    with Progress(work) as progress, _termination_as_interrupt():
+        try:
+            for results in label_on_ray(store.storage.url, work, run=run, retry=retry):
+                for result in results:
+                    began = min(began, result.started)
+                    summary.add(result)
+                progress.add(results)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+        finally:
+            store.forget_attempts(run)
+    end = time.time()
+    summary.start_up = max(0.0, min(began, end) - start)
+    summary.working = end - start - summary.start_up
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """A polite SIGTERM (a scheduler's, `timeout`'s) ends the run as Ctrl-C does."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

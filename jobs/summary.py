@@ -1,0 +1,108 @@
+"""What a labelling run did, added up cell by cell, and the table that tells it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.filling import CellResult
+from pipeline.receipt import Seconds
+
+SHOWN_REASONS = 5
+
+
+@dataclass
+class ColumnSummary:
+    """One column. ``asked``: cells this run was to fill; ``left``: found committed by somebody else meanwhile."""
+
+    asked: int = 0
+    committed: int = 0
+    left: int = 0
+    images: int = 0
+    refused: list[str] = field(default_factory=list)
+    rows: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    seconds: Seconds = field(default_factory=Seconds)
+
+
+@dataclass
+class Summary:
+    """One run. ``start_up``: seconds until the first worker began its first unit; ``working``: from then to the end."""
+
+    columns: dict[str, ColumnSummary]
+    start_up: float = 0.0
+    working: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell that was asked for is committed now."""
+        return all(column.asked == column.committed + column.left for column in self.columns.values())
+
+    def add(self, result: CellResult) -> None:
+        column = self.columns[result.column]
+        if result.refused:
+            column.refused.append(result.refused)
+        elif result.receipt is None:
+            column.left += 1
+        else:
+            receipt = result.receipt
+            column.committed += 1
+            column.images += result.images
+            column.bytes += receipt.table.bytes + (receipt.tar.bytes if receipt.tar else 0)
+            column.seconds.add(receipt.seconds)
+            column.rows.update({"ok": receipt.rows.ok, "empty": receipt.rows.empty, "failed": receipt.rows.failed})
+            column.reasons.update(receipt.rows.reasons)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "complete": self.complete,
+            "interrupted": self.interrupted,
+            "seconds": {"start_up": round(self.start_up, 3), "working": round(self.working, 3)},
+            "columns": {
+                name: {
+                    "cells": {"asked": c.asked, "committed": c.committed, "left": c.left, "refused": len(c.refused)},
+                    "refused": c.refused,
+                    "rows": dict(c.rows),
+                    "reasons": dict(c.reasons),
+                    "bytes": c.bytes,
+                    "seconds": {phase: round(value, 3) for phase, value in c.seconds.model_dump().items()},
+                }
+                for name, c in self.columns.items()
+            },
+        }
+
+    def lines(self) -> list[str]:
+        """The summary as a table for a terminal: statuses, bytes, and where the workers' seconds went."""
+        head = ["expert", "cells", "ok", "empty", "failed", "kB/image", "read", "wait", "compute", "encode", "write"]
+        table = [head]
+        for name, column in self.columns.items():
+            seconds = [f"{value:.1f}s" for value in column.seconds.model_dump().values()]
+            size = f"{column.bytes / 1000 / column.images:.1f}" if column.images else "-"
+            rows = [str(column.rows[status]) for status in ("ok", "empty", "failed")]
+            table.append([name.split("@")[0], f"{column.committed}/{column.asked}", *rows, size, *seconds])
+        lines = aligned(table)
+        reasons: Counter[str] = Counter()
+        for column in self.columns.values():
+            reasons.update(column.reasons)
+        lines += [f"  {times} x {reason}" for reason, times in reasons.most_common(SHOWN_REASONS)]
+        lines += [
+            f"refused: {refusal}" for column in self.columns.values() for refusal in column.refused[:SHOWN_REASONS]
+        ]
+        images = max((column.images for column in self.columns.values()), default=0)
+        rate = f", {images / self.working:.1f} images/s" if self.working and images else ""
+        return [*lines, f"start-up {self.start_up:.1f}s, labelling {self.working:.1f}s{rate}"]
+
+
+def aligned(table: list[list[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
