@@ -1,0 +1,175 @@
+"""Audit: does the store hold what its receipts promise, and what does it hold that nobody needs?
+
+    audit      receipts, files and sizes; with ``deep`` every byte and every label       reads only
+    repair     takes damaged cells back and sweeps old garbage                           pipeline/repair.py
+    agreement  columns against those that measure the same (`audit --against`)           pipeline/against.py
+
+All three may run beside labelling jobs: files are listed before the receipts that may name them are read, so that what is
+committed in between is never taken for garbage; and what is young is never touched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from expert_zoo.card import ExpertCard
+from manifests.manifest import Manifest
+from pipeline.against import AgreementRow, agreement
+from pipeline.cell_check import DATA_FILE, CellCheck, check_cell
+from pipeline.errors import StoreError
+from pipeline.findings import GRACE_SECONDS, AuditReport, Finding, Garbage, Repairs
+from pipeline.repair import repair
+from pipeline.storage import TEMPORARY, Entry
+from pipeline.store import ATTEMPTS, CARD, LABELS, MANIFEST, LabelStore
+
+__all__ = ["AgreementRow", "AuditReport", "Finding", "Garbage", "Repairs", "agreement", "audit", "repair"]
+
+#: Called with (cells done, cells in all).
+Progress = Callable[[int, int], None]
+_RECEIPT = re.compile(r"shard-\d{6,}\.json")
+_PLANNING = re.compile(r"\.?[0-9a-f]{32}\." + re.escape(MANIFEST) + r"(\.[0-9a-f]+\.tmp)?")
+
+
+def audit(
+    store: LabelStore,
+    *,
+    columns: Sequence[str] | None = None,
+    deep: bool = False,
+    parallel: int = 4,
+    grace_seconds: float = GRACE_SECONDS,
+    progress: Progress | None = None,
+) -> AuditReport:
+    """Checks every committed cell of ``columns`` (expert names or ``expert@version``; default: the whole store).
+
+    Not deep: each receipt is read; it is of this plan, column and shard, its counts add up to the shard, its files exist
+    with the stated bytes. Deep: also both files' sha256; the Parquet's schema; the rows are the manifest's images in order;
+    every label decodes and breaks no rule of its LabelSpec; the tar holds these members and nothing else; the manifest is
+    the plan's. ``parallel``: cells checked at once; a deep check holds one member, not a tar, in memory.
+
+    Raises StoreError for a column that is not there.
+    """
+    chosen = [store.column_of(name) for name in columns] if columns is not None else _column_folders(store)
+    report = AuditReport(deep=deep, columns=chosen, findings=list(_plan_findings(store, deep)))
+    total = sum(len(store.committed(column)) for column in chosen)
+    with ThreadPoolExecutor(parallel, thread_name_prefix="audit") as pool:
+        for column in chosen:
+            card = _card(store, column, report)
+            if card is None:
+                continue
+            # The order matters: files first, receipts second. A cell that is committed in between has files that are not
+            # in the listing, which `check_cell` looks up; the other way round its files would look like garbage.
+            listed = {entry.name: entry for entry in store.storage.entries(store.folder(column))}
+            named: set[str] = set()
+            for check in _checks(store, card, listed, report, pool, 2 * parallel):
+                report.cells += 1
+                report.findings += check.findings
+                if check.receipt is not None:
+                    report.rows += len(check.receipt.rows)
+                    named |= {entry.name for entry in (check.receipt.table, check.receipt.tar) if entry}
+                if progress is not None:
+                    progress(report.cells, total)
+            _sort_out(store, column, listed, named, report, grace_seconds)
+    if columns is None:
+        report.garbage += _garbage_elsewhere(store, grace_seconds)
+    return report
+
+
+def _checks(
+    store: LabelStore,
+    card: ExpertCard,
+    listed: dict[str, Entry],
+    report: AuditReport,
+    pool: ThreadPoolExecutor,
+    in_work: int,
+) -> Iterator[CellCheck]:
+    """The checks of a column's committed cells in shard order, never more than ``in_work`` of them begun and not taken."""
+    sizes = {name: entry.bytes for name, entry in listed.items()}
+    committed = store.committed(card.column)
+    report.missing += len(store.plan) - sum(index < len(store.plan) for index in committed)
+    begun: deque[Future[CellCheck]] = deque()
+    for index in sorted(committed):
+        begun.append(pool.submit(check_cell, store, card, index, sizes, deep=report.deep))
+        if len(begun) == in_work:
+            yield begun.popleft().result()
+    for check in begun:
+        yield check.result()
+
+
+def _column_folders(store: LabelStore) -> list[str]:
+    return sorted(name for name in store.storage.names(LABELS) if "@" in name)
+
+
+def _card(store: LabelStore, column: str, report: AuditReport) -> ExpertCard | None:
+    try:
+        card = store.card(column)
+    except (StoreError, ValueError, OSError) as error:
+        what = f"its {CARD} cannot be used, so none of its cells can be read: {error}"
+        report.findings.append(Finding(severity="error", column=column, shard=None, what=what))
+        return None
+    if card.column != column:
+        what = f"its {CARD} is the card of {card.column}: it was changed by hand, restore it"
+        report.findings.append(Finding(severity="error", column=column, shard=None, what=what))
+        return None
+    return card
+
+
+def _plan_findings(store: LabelStore, deep: bool) -> Iterator[Finding]:
+    """The manifest inside the store, held against the plan."""
+    try:
+        manifest = Manifest.open(f"{store.storage.url}/{MANIFEST}")
+        if (manifest.fingerprint, len(manifest)) != (store.plan.manifest, store.plan.images):
+            raise ValueError(
+                f"{MANIFEST} is manifest {manifest.fingerprint[:16]} of {len(manifest)} images; the plan was made from "
+                f"{store.plan.manifest[:16]} of {store.plan.images}: restore it"
+            )
+        store.records(store.plan.shard(0))
+        if deep:
+            manifest.verify()
+    except (ValueError, OSError, StoreError) as error:
+        yield Finding(severity="error", column="", shard=None, what=str(error))
+
+
+def _sort_out(
+    store: LabelStore, column: str, listed: dict[str, Entry], named: set[str], report: AuditReport, grace: float
+) -> None:
+    """What is neither card nor receipt nor named by a receipt: garbage where the name is ours, else a stranger."""
+    for name, entry in sorted(listed.items()):
+        match = DATA_FILE.fullmatch(name)
+        if name == CARD or name in named or _RECEIPT.fullmatch(name):
+            continue
+        if match is None and not name.startswith(TEMPORARY):
+            what = f"{name} ({entry.bytes} bytes) is no file of a store; if you do not need it, remove it by hand"
+            report.findings.append(Finding(severity="warning", column=column, shard=None, what=what))
+            continue
+        age, why = entry.age, "a temporary file that was never finished"
+        if match is not None:
+            receipt = listed.get(f"shard-{match[1]}.json")
+            why = "replaced by a retry" if receipt else "an attempt that was never committed"
+            # Replaced a moment ago, it may still be being read, however old it is.
+            age = min(entry.age, receipt.age) if receipt else entry.age
+        path = f"{store.folder(column)}/{name}"
+        report.garbage.append(Garbage(name=path, bytes=entry.bytes, age=age, young=age < grace, why=why))
+
+
+def _garbage_elsewhere(store: LabelStore, grace: float) -> Iterator[Garbage]:
+    for entry in store.storage.entries(""):
+        if entry.name.startswith(TEMPORARY) or _PLANNING.fullmatch(entry.name):
+            yield Garbage(
+                name=entry.name,
+                bytes=entry.bytes,
+                age=entry.age,
+                young=entry.age < grace,
+                why="planning that was interrupted",
+            )
+    for run in sorted(store.storage.names(ATTEMPTS)):
+        for entry in store.storage.entries(f"{ATTEMPTS}/{run}"):
+            yield Garbage(
+                name=f"{ATTEMPTS}/{run}/{entry.name}",
+                bytes=entry.bytes,
+                age=entry.age,
+                young=entry.age < grace,
+                why="the journal of a unit that was not finished",
+            )
