@@ -51,11 +51,11 @@ def align_inverse_depth(inverse_HW: NDArray, truth_HW: NDArray, farthest: float)
     return 1.0 / np.maximum(scale * inverse_HW.astype(np.float64) + shift, 1.0 / farthest)
 
 
-def angles(normals_HW3: NDArray, truth_HW3: NDArray) -> NDArray[np.float64]:
+def angles(normals_HW3: NDArray, truth_HW3: NDArray) -> NDArray[np.float32]:
     """Angle between two normals in degrees, (H, W); both are brought to unit length first. A zero vector is 90 degrees off."""
-    a, b = (_unit(normals.astype(np.float64)) for normals in (normals_HW3, truth_HW3))
+    a, b = _unit(normals_HW3), _unit(truth_HW3)
     # 2 atan2(|a - b|, |a + b|) keeps its digits at small angles, where the arc cosine loses half of them.
-    return np.degrees(2 * np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1)))
+    return np.degrees(2 * np.arctan2(_lengths(a - b), _lengths(a + b)))
 
 
 def thin_edges(edges_HW: NDArray) -> NDArray[np.bool_]:
@@ -157,9 +157,13 @@ def match_words(words: Sequence[str], boxes_N4: NDArray, truth_words: Sequence[s
     return matched
 
 
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+def _unit(vectors_HW3: NDArray) -> NDArray[np.float32]:
+    vectors_HW3 = vectors_HW3.astype(np.float32)
+    return vectors_HW3 / np.maximum(_lengths(vectors_HW3), np.float32(1e-12))[..., None]
+
+
+def _lengths(vectors_HW3: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.sqrt(np.einsum("hwc,hwc->hw", vectors_HW3, vectors_HW3))
 
 
 def _distance_to(mask_HW: NDArray[np.bool_]) -> NDArray:

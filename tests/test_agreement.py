@@ -55,6 +55,7 @@ def score(comparison: Comparison, label: Label | None, truth: Label | None, size
 def test_nearest_resize_takes_the_pixel_under_the_new_centre() -> None:
     row = np.arange(9)[None]
     assert resize_map(row, 1, 3, how="nearest").tolist() == [[1, 4, 7]]
+    assert resize_map(row.T, 3, 1, how="nearest").tolist() == [[1], [4], [7]]
     assert resize_map(np.array([[3, 5]]), 1, 6, how="nearest").tolist() == [[3, 3, 3, 5, 5, 5]]
 
 
@@ -158,6 +159,11 @@ def test_precision_and_recall_of_edges_are_not_swapped() -> None:
     result = score(compare(EDGE, EDGE), dense(line_map(50)), dense(line_map(50, 120)), 200)
     assert (result["precision"], result["recall"]) == (1, 0.5)
     assert result["f1"] == pytest.approx(2 / 3)
+
+
+def test_a_true_edge_drawn_thick_counts_its_own_pixels() -> None:
+    result = score(compare(EDGE, EDGE), dense(line_map(50, 120)), dense(line_map(49, 50, 51)), 200)
+    assert (result["precision"], result["recall"]) == (0.5, 1)
 
 
 def test_edge_counts_are_pooled_over_images() -> None:
@@ -331,6 +337,13 @@ def test_words_are_matched_by_text_place_and_only_once() -> None:
     assert score(compare(WORDS, WORDS), elsewhere, truth)["recall"] == 0
     letter_off = words([quad(0, 40, 30, 50)], ["lake"], [0.9])
     assert score(compare(WORDS, WORDS), letter_off, truth)["recall"] == 0
+
+
+def test_one_reading_serves_one_true_word_and_one_true_word_one_reading() -> None:
+    one, two = words([quad(0, 0, 30, 10)], ["open"], [1]), words([quad(0, 0, 30, 10)] * 2, ["open"] * 2, [1, 1])
+    assert score(compare(WORDS, WORDS), one, two)["recall"] == 0.5
+    result = score(compare(WORDS, WORDS), two, one)
+    assert (result["recall"], result["precision"]) == (1, 0.5)
 
 
 def test_a_line_is_split_and_each_word_gets_its_share_of_the_line() -> None:
