@@ -157,7 +157,7 @@ def match_words(words: Sequence[str], boxes_N4: NDArray, truth_words: Sequence[s
     return matched
 
 
-def _unit(vectors_HW3: NDArray) -> NDArray[np.float32]:
+def _unit(vectors_HW3: NDArray) -> NDArray:
     vectors_HW3 = vectors_HW3.astype(np.float32)
     return vectors_HW3 / np.maximum(_lengths(vectors_HW3), np.float32(1e-12))[..., None]
 
