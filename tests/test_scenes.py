@@ -202,9 +202,8 @@ def test_questions_are_true_of_the_picture(scenes: list[tuple[World, Rendering]]
     for world, r in scenes:
         # Names given by any choice of adjectives that is unique lead back to one thing.
         choices = [("colour", "size", "pattern"), ("size", "pattern"), ("colour", "pattern")]
-        names = {unique_name(world, t, c): n for n, t in enumerate(world.things) for c in choices}
-        names["the sign"] = len(world.things)
-        names.pop(None, None)
+        named = [(unique_name(world, t, c), n) for n, t in enumerate(world.things) for c in choices]
+        names = {name: n for name, n in named if name} | {"the sign": len(world.things)}
         for asked in questions(world):
             assert answer_from_picture(asked, world, r, names), asked
             seen.add(asked.kind)
@@ -288,7 +287,8 @@ def test_cone_is_met_by_steep_rays() -> None:
     np.testing.assert_allclose(down[:3], [2.0, 2.5, 2.98], atol=1e-6)
     assert down[3] > 1e8
     near, far = cone.span((x, zero - 1, zero), (zero, zero + 1, zero))
-    np.testing.assert_allclose(np.stack([near, far])[:, :3], [[1, 1, 1], [2, 1.5, 1.02]], atol=1e-6)
+    np.testing.assert_allclose(near[:3], 1.0, atol=1e-6)
+    np.testing.assert_allclose(far[:3], [2.0, 1.5, 1.02], atol=1e-6)
     assert near[3] > far[3]
 
 

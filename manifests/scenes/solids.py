@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import cos, hypot, sin
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.scenes.world import CLASSES, Sign, Texture, Thing, World
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 Vector = tuple[Array, Array, Array]
 
 FAR = 1e9
@@ -151,9 +152,9 @@ class Solid:
             middle = y - self.height / 2
             excess = np.stack([np.abs(x) - self.half_x, np.abs(middle) - self.height / 2, np.abs(z) - self.half_z])
             axis = np.argmax(excess, axis=0)
-            n = tuple(np.where(axis == i, np.sign(c), zero) for i, c in enumerate((x, middle, z)))
+            nx, ny, nz = (np.where(axis == i, np.sign(c), zero) for i, c in enumerate((x, middle, z)))
             face = axis * 2 + (np.choose(axis, [x, middle, z]) > 0)
-            return face.astype(np.uint8), own, (n[0], n[1], n[2])
+            return face.astype(np.uint8), own, (nx, ny, nz)
         flat = np.sqrt(x * x + z * z)
         safe = np.maximum(flat, 1e-9)
         if self.kind == "cone":
