@@ -1,0 +1,613 @@
+"""Audit and repair: every kind of damage planted one by one, found by exactly the audit that should find it, and healed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from expert_zoo.labels import ClassMap, DenseMap
+from pipeline.audit import audit, repair
+from pipeline.codec import encode_png, table_schema
+from pipeline.errors import StoreError
+from pipeline.plan import Shard
+from pipeline.reader import LabelReader
+from pipeline.storage import Entry, LocalStorage
+from pipeline.store import LabelStore
+from tests.small_store import Slopes, every_kind, label, small_store
+from tests.stand_ins import Darkness, Grey, Squares, Troubled
+
+#: The planted damage is always in this cell of its column.
+SHARD = 1
+
+
+def experts() -> list[Any]:
+    return [Grey(), Darkness(), Squares(), Troubled(trouble="fail", at="photo-6"), Slopes()]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audit")
+    small_store(folder, experts(), photos=10, shard_size=5)
+    return folder / "store"
+
+
+@pytest.fixture
+def store(template: Path, tmp_path: Path) -> LabelStore:
+    shutil.copytree(template, tmp_path / "store")
+    return LabelStore.open(str(tmp_path / "store"))
+
+
+def column_folder(store: LabelStore, name: str) -> Path:
+    return Path(store.storage.url) / store.folder(store.column_of(name))
+
+
+def receipt_path(store: LabelStore, name: str) -> Path:
+    return column_folder(store, name) / f"shard-{SHARD:06d}.json"
+
+
+def data_path(store: LabelStore, name: str, ending: str) -> Path:
+    (found,) = column_folder(store, name).glob(f"shard-{SHARD:06d}.*.{ending}")
+    return found
+
+
+def edit_receipt(store: LabelStore, name: str, **changes: Any) -> None:
+    path = receipt_path(store, name)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+
+
+class Cell:
+    """A cell taken apart, to be changed and put together again with a receipt that fits its files."""
+
+    def __init__(self, store: LabelStore, name: str) -> None:
+        self.table, self.tar = data_path(store, name, "parquet"), None
+        self._receipt = receipt_path(store, name)
+        self.expert = name
+        card = store.card(store.column_of(name))
+        self.schema = table_schema(card.spec)
+        self.rows: list[dict[str, Any]] = pq.read_table(self.table).to_pylist()
+        self.members: list[tuple[str, bytes]] = []
+        if "offset" in self.schema.names:
+            self.tar = data_path(store, name, "tar")
+            with tarfile.open(self.tar) as tar:
+                self.members = [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+
+    def replace_map(self, row: int, pixels: np.ndarray) -> None:
+        name, _ = self.members[row]
+        self.members[row] = name, encode_png(pixels)
+
+    def commit(self, *, place_members: bool = True, tail: bytes = b"") -> None:
+        told = json.loads(self._receipt.read_text())
+        if self.tar is not None:
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+                for name, data in self.members:
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+            buffer.seek(0)
+            with tarfile.open(fileobj=buffer) as tar:
+                places = {m.name: {"offset": m.offset_data, "length": m.size} for m in tar} if place_members else {}
+            for row in self.rows:
+                row |= places.get(f"{row['image_id']}.{self.expert}.png", {})
+            self.tar.write_bytes(buffer.getvalue() + tail)
+            told["tar"] |= facts(self.tar)
+        pq.write_table(pa.Table.from_pylist(self.rows, self.schema), self.table)
+        told["table"] |= facts(self.table)
+        self._receipt.write_text(json.dumps(told))
+
+
+def facts(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+# ---- the damages: each takes a store and returns the expert whose cell it spoilt
+
+
+def _delete(ending: str) -> Callable[[LabelStore], str]:
+    def damage(store: LabelStore) -> str:
+        data_path(store, "grey", ending).unlink()
+        return "grey"
+
+    return damage
+
+
+def _truncate(ending: str) -> Callable[[LabelStore], str]:
+    def damage(store: LabelStore) -> str:
+        path = data_path(store, "grey", ending)
+        path.write_bytes(path.read_bytes()[:-700])
+        return "grey"
+
+    return damage
+
+
+def _flip(ending: str) -> Callable[[LabelStore], str]:
+    def damage(store: LabelStore) -> str:
+        path = data_path(store, "grey", ending)
+        flip(path, path.stat().st_size // 2)
+        return "grey"
+
+    return damage
+
+
+def _receipt(name: str = "grey", **changes: Any) -> Callable[[LabelStore], str]:
+    def damage(store: LabelStore) -> str:
+        edit_receipt(store, name, **changes)
+        return name
+
+    return damage
+
+
+def _cell(name: str, change: Callable[[Cell], None], **how: Any) -> Callable[[LabelStore], str]:
+    def damage(store: LabelStore) -> str:
+        cell = Cell(store, name)
+        change(cell)
+        cell.commit(**how)
+        return name
+
+    return damage
+
+
+def _no_receipt(store: LabelStore) -> str:
+    receipt_path(store, "grey").write_text("{}")
+    return "grey"
+
+
+def _receipt_of_another_shard(store: LabelStore) -> str:
+    path = receipt_path(store, "grey")
+    path.write_bytes((path.parent / "shard-000000.json").read_bytes())
+    return "grey"
+
+
+def _swap_rows(cell: Cell) -> None:
+    cell.rows[0], cell.rows[1] = cell.rows[1], cell.rows[0]
+
+
+def _swap_members(cell: Cell) -> None:
+    cell.members[0], cell.members[1] = cell.members[1], cell.members[0]
+
+
+def _swap_pictures(cell: Cell) -> None:
+    """Both rows keep their names; what they point at is exchanged."""
+    for key in ("offset", "length"):
+        cell.rows[0][key], cell.rows[1][key] = cell.rows[1][key], cell.rows[0][key]
+
+
+def _set(row: int, **values: Any) -> Callable[[Cell], None]:
+    return lambda cell: cell.rows[row].update(values)
+
+
+def _rename(cell: Cell) -> None:
+    cell.members[0] = "other.grey.png", cell.members[0][1]
+
+
+def _schema(cell: Cell) -> None:
+    cell.schema = pa.schema([f.with_type(pa.float32()) if f.name == "scale" else f for f in cell.schema])
+
+
+def _not_a_png(cell: Cell) -> None:
+    cell.members[0] = cell.members[0][0], b"GIF89a" + bytes(50)
+
+
+#: What is done, whether the audit that is not deep sees it, and what is said about it.
+DAMAGES: dict[str, tuple[Callable[[LabelStore], str], bool, str]] = {
+    "tar deleted": (_delete("tar"), True, r"\.tar is missing"),
+    "parquet deleted": (_delete("parquet"), True, r"\.parquet is missing"),
+    "tar truncated": (_truncate("tar"), True, r"\.tar has \d+ bytes; the receipt says"),
+    "parquet truncated": (_truncate("parquet"), True, r"\.parquet has \d+ bytes; the receipt says"),
+    "byte of tar flipped": (_flip("tar"), False, r"\.tar was changed after it was committed"),
+    "byte of parquet flipped": (_flip("parquet"), False, r"\.parquet was changed after it was committed"),
+    "not a receipt": (_no_receipt, True, "the receipt is no receipt"),
+    "receipt of another plan": (_receipt(plan="0123456789abcdef"), True, "the receipt is of plan 0123456789abcdef"),
+    "receipt of another column": (_receipt(column="grey@0000000000"), True, "the receipt is of column grey@0000000000"),
+    "receipt of another shard": (_receipt_of_another_shard, True, "the receipt is of shard 0"),
+    "receipt of another format": (_receipt(format=2), True, "the receipt has format 2"),
+    "receipt counts too many": (_receipt(rows={"ok": 6}), True, "counts 6 rows; the shard has 5 images"),
+    "receipt counts other statuses": (_receipt(rows={"ok": 4, "empty": 1}), False, "counts are not those of the rows"),
+    "receipt without a tar": (_receipt(tar=None), True, "names the tar None"),
+    "receipt names a strange file": (
+        _receipt("squares", table={"name": "../../store.json", "bytes": 1, "sha256": ""}),
+        True,
+        "the receipt names '../../store.json'",
+    ),
+    "rows swapped": (_cell("grey", _swap_rows), False, "not the shard's images in the manifest's order: row 0"),
+    "rows of a table without tar swapped": (_cell("squares", _swap_rows), False, "in the manifest's order: row 0"),
+    "a row too few": (_cell("squares", lambda cell: cell.rows.pop()), False, "4 rows for 5 images"),
+    "members swapped": (_cell("grey", _swap_members), False, "where .* should be"),
+    "pictures swapped": (_cell("grey", _swap_pictures, place_members=False), False, "its row says"),
+    "member renamed": (_cell("grey", _rename, place_members=False), False, "the tar holds 'other.grey.png' where"),
+    "member missing": (_cell("grey", lambda cell: cell.members.pop(), place_members=False), False, "before its member"),
+    "foreign member": (
+        _cell("grey", lambda cell: cell.members.append(("notes.txt", b"hello"))),
+        False,
+        "the tar holds 'notes.txt', which no row names",
+    ),
+    "bytes after the tar": (_cell("grey", lambda cell: None, tail=b"x" * 20_000), False, "something follows"),
+    "length wrong": (_cell("grey", _set(1, length=7), place_members=False), False, "its row says 7 bytes"),
+    "PNG unreadable": (_cell("grey", _not_a_png), False, "the tar holds no readable PNG"),
+    "PNG of another dtype": (
+        _cell("grey", lambda cell: cell.replace_map(0, np.zeros((48, 64), np.uint8))),
+        False,
+        "the PNG is 1 x uint8; expected 1 x uint16",
+    ),
+    "PNG of other channels": (
+        _cell("grey", lambda cell: cell.replace_map(0, np.zeros((48, 64, 3), np.uint16))),
+        False,
+        "the PNG is 3 x uint16; expected 1 x uint16",
+    ),
+    "PNG of another size": (
+        _cell("grey", lambda cell: cell.replace_map(4, np.zeros((20, 20), np.uint16))),
+        False,
+        r"a map of 20 x 20 \(height x width\) for a photo of 80 x 60; another photo of that size has one of 64 x 48",
+    ),
+    "scale not a number": (_cell("grey", _set(0, scale=float("nan"))), False, "values are NaN or infinite"),
+    "normals not unit": (
+        _cell("slopes", lambda cell: cell.replace_map(0, np.full((64, 64, 3), 128, np.uint8))),
+        False,
+        "a normal's length is off",
+    ),
+    "unknown class": (
+        _cell("darkness", lambda cell: cell.replace_map(0, np.full((64, 64), 7, np.uint8))),
+        False,
+        "class id 7 of 2 classes",
+    ),
+    "ok row without values": (_cell("squares", _set(0, boxes=None)), False, "is ok but lacks boxes"),
+    "ok row without a size": (_cell("grey", _set(0, height=None)), False, "is ok but lacks the size of its photo"),
+    "box outside the photo": (_cell("squares", _set(0, boxes=[[1.0, 1.0, 999.0, 9.0]])), False, "outside the"),
+    "failed row with values": (_cell("troubled", _set(1, scale=1.0)), False, "is failed but has scale"),
+    "unknown status": (_cell("squares", _set(0, status="fine")), False, "unknown status 'fine'"),
+    "another schema": (_cell("grey", _schema), False, "has not the schema of kind 'map'"),
+}
+
+
+def contents(store: LabelStore) -> dict[str, bytes]:
+    root = Path(store.storage.url)
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def labels_of(store: LabelStore) -> list[tuple[str, dict[str, str]]]:
+    """Every label of the store as comparable text."""
+
+    def text(value: Any) -> str:
+        match value:
+            case DenseMap() | ClassMap():
+                array = value.values if isinstance(value, DenseMap) else value.ids_HW
+                return f"{array.shape} {array.dtype} {hashlib.sha256(array.tobytes()).hexdigest()}"
+        return repr(value)
+
+    return [
+        (s.record.image_id, {name: f"{label.status} {label.reason} {text(label.value)}" for name, label in s.labels.items()})
+        for s in LabelReader(store).samples()
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_and_healed(store: LabelStore, damage: str) -> None:
+    plant, seen_by_shallow, sentence = DAMAGES[damage]
+    healthy, labels = contents(store), labels_of(store)
+    assert not audit(store, deep=True).findings
+    column = store.column_of(plant(store))
+
+    shallow, deep = audit(store), audit(store, deep=True)
+    assert bool(shallow.findings) == seen_by_shallow
+    for report in (shallow, deep) if seen_by_shallow else (deep,):
+        assert set(report.damaged) == {(column, SHARD)}
+        assert re.search(sentence, report.errors[0].what), report.errors[0].what
+        assert not report.warnings
+
+    repairs = repair(store, deep)
+    assert repairs.withdrawn == [(column, SHARD)] and not repairs.beyond
+    others = {name: data for name, data in healthy.items() if f"{column}/shard-{SHARD:06d}" not in name}
+    assert others.items() <= contents(store).items(), "repair touched another cell"
+    after = audit(store, deep=True)
+    assert (after.errors, after.missing) == ([], 1)
+
+    label(store, experts())
+    healed = audit(store, deep=True)
+    assert (healed.findings, healed.missing, healed.cells) == ([], 0, 10)
+    assert labels_of(store) == labels
+
+
+def test_most_damages_leave_no_garbage(store: LabelStore) -> None:
+    """Withdrawing takes the receipt and exactly the cell's own two files."""
+    before = set(contents(store))
+    plant, _, _ = DAMAGES["rows swapped"]
+    column = store.column_of(plant(store))
+    repairs = repair(store, audit(store, deep=True))
+    gone = before - set(contents(store))
+    assert gone == {name for name in before if f"{column}/shard-{SHARD:06d}" in name} and len(gone) == 3
+    assert set(repairs.swept) == {name for name in gone if not name.endswith(".json")} and repairs.bytes_freed > 0
+
+
+def test_a_healthy_store_of_every_kind(tmp_path: Path) -> None:
+    store = small_store(tmp_path, every_kind(), photos=7, shard_size=4, broken=[2])
+    seen: list[tuple[int, int]] = []
+    report = audit(store, deep=True, progress=lambda done, total: seen.append((done, total)))
+    assert (report.findings, report.garbage, report.cells, report.missing, report.rows) == ([], [], 18, 0, 63)
+    assert seen == [(done, 18) for done in range(1, 19)]
+    assert audit(store, columns=["grey"]).cells == 2
+    with pytest.raises(StoreError, match="no column 'gray'"):
+        audit(store, columns=["gray"])
+
+
+def test_every_flipped_byte_is_found(store: LabelStore) -> None:
+    """Wherever the bit: the deep audit neither misses it nor falls over it."""
+    rng = random.Random(1)
+    for ending in ("tar", "parquet"):
+        path = data_path(store, "slopes", ending)
+        size = path.stat().st_size
+        for at in [0, 100, 130, 150, size - 1, *rng.sample(range(size), 25)]:
+            flip(path, at)
+            report = audit(store, columns=["slopes"], deep=True)
+            assert set(report.damaged) == {(store.column_of("slopes"), SHARD)}, f"byte {at} of the {ending}"
+            flip(path, at)
+    assert not audit(store, columns=["slopes"], deep=True).findings
+
+
+def test_exchanged_axes_are_a_warning(store: LabelStore) -> None:
+    cell = Cell(store, "darkness")
+    landscape = next(row for row, about in enumerate(cell.rows) if about["width"] > 1.2 * about["height"])
+    cell.replace_map(landscape, np.zeros((64, 40), np.uint8))
+    cell.commit()
+    report = audit(store, deep=True)
+    assert not report.errors and "look exchanged" in report.warnings[0].what
+    assert not repair(store, report).withdrawn
+
+
+def test_many_problems_of_one_cell_are_told_in_few_lines(store: LabelStore) -> None:
+    cell = Cell(store, "darkness")
+    for row in range(5):
+        cell.replace_map(row, np.full((9, 9), 7, np.uint8))
+    cell.members += [("a", b""), ("b", b"")]
+    cell.commit()
+    report = audit(store, deep=True)
+    assert len(report.errors) == 4 and report.errors[-1].what == "and 4 more of this kind in the same cell"
+    assert repair(store, report).withdrawn == [(store.column_of("darkness"), SHARD)]
+
+
+def test_a_receipt_beyond_the_plan(store: LabelStore) -> None:
+    path = receipt_path(store, "squares")
+    (path.parent / "shard-000077.json").write_bytes(path.read_bytes())
+    report = audit(store)
+    assert set(report.damaged) == {(store.column_of("squares"), 77)}
+    assert any("there is no shard 77" in finding.what for finding in report.errors)
+    repair(store, report)
+    assert not audit(store, deep=True).findings, "the files that the strange receipt named belong to shard 1"
+
+
+def test_manifest_and_card_are_for_the_user(store: LabelStore, tmp_path: Path) -> None:
+    other = small_store(tmp_path / "other", [Grey()], photos=5, shard_size=3)
+    manifest = Path(store.storage.url) / "manifest.parquet"
+    kept = manifest.read_bytes()
+    manifest.write_bytes((Path(other.storage.url) / "manifest.parquet").read_bytes())
+    report = audit(store)
+    assert [f.shard for f in report.errors] == [None] and "restore it" in report.errors[0].what
+    assert repair(store, report).beyond == report.errors
+    manifest.write_bytes(kept[: len(kept) // 2])
+    assert "not a whole Parquet file" in audit(store).errors[0].what
+    manifest.write_bytes(kept)
+    card = column_folder(store, "grey") / "expert.json"
+    card.write_text(card.read_text().replace('"network": "none"', '"network": "two"'))
+    report = audit(store)
+    assert "changed by hand" in report.errors[0].what and report.errors[0].column.startswith("grey@")
+    card.write_text("{")
+    assert "cannot be used" in audit(store).errors[0].what
+    card.unlink()
+    assert "cannot be used" in audit(store).errors[0].what and audit(store).cells == 8
+
+
+# ---- garbage
+
+
+def plant_garbage(store: LabelStore, *, age: float) -> set[str]:
+    """One of every kind of garbage, none of which a receipt names."""
+    root, folder = Path(store.storage.url), column_folder(store, "grey")
+    names = [
+        folder / "shard-000001.0123456789ab.tar",
+        folder / "shard-000001.0123456789ab.parquet",
+        folder / "tmp-0123456789abcdef0123456789abcdef",
+        root / f"{'0a' * 16}.manifest.parquet",
+        root / "tmp-abc",
+        root / "attempts" / "run7" / "shard-000001.all.json",
+    ]
+    for path in names:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"left over")
+        stamp = path.stat().st_mtime - age
+        os.utime(path, (stamp, stamp))
+    # Else the commit of a moment ago makes the other attempt young.
+    os.utime(folder / "shard-000001.json", (0, 0))
+    return {str(path.relative_to(root)) for path in names}
+
+
+@pytest.mark.parametrize(("age", "young"), [(0, True), (3500, True), (3700, False)])
+def test_garbage_young_and_old(store: LabelStore, age: float, young: bool) -> None:
+    healthy = set(contents(store))
+    planted = plant_garbage(store, age=age)
+    report = audit(store, deep=True)
+    assert not report.findings, "garbage is no damage"
+    assert {garbage.name for garbage in report.garbage} == planted
+    for garbage in report.garbage:
+        assert (garbage.bytes, garbage.young) == (9, young) and abs(garbage.age - age) < 60
+    repairs = repair(store, report)
+    assert set(repairs.swept) == (set() if young else planted)
+    assert {garbage.name for garbage in repairs.kept} == (planted if young else set())
+    assert set(contents(store)) == healthy | (planted if young else set())
+    assert (Path(store.storage.url) / "attempts" / "run7").exists() == young
+    assert repairs.bytes_freed == (0 if young else 9 * len(planted))
+
+
+def test_what_a_retry_replaced_a_moment_ago_is_young(store: LabelStore) -> None:
+    for path in column_folder(store, "troubled").iterdir():
+        os.utime(path, (0, 0))
+    label(store, [Troubled(trouble="", at="nobody")], retry=True)
+    report = audit(store, deep=True)
+    assert [garbage.why for garbage in report.garbage] == ["replaced by a retry"] * 2
+    assert all(garbage.young for garbage in report.garbage), "a reader may still be in it"
+    assert not repair(store, report).swept
+    os.utime(receipt_path(store, "troubled"), (0, 0))
+    assert len(repair(store, report).swept) == 2
+    assert not audit(store, deep=True).findings and not audit(store).garbage
+
+
+def test_strangers_are_told_and_left_alone(store: LabelStore) -> None:
+    folder = column_folder(store, "grey")
+    for name in ("notes.txt", ".DS_Store", "shard-000001.tar.bak"):
+        (folder / name).write_text("mine")
+        os.utime(folder / name, (0, 0))
+    report = audit(store)
+    assert len(report.warnings) == 3 and not report.errors and not report.garbage
+    assert {"notes.txt", ".DS_Store", "shard-000001.tar.bak"} == {f.what.split()[0] for f in report.warnings}
+    repair(store, report)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+# ---- beside running jobs
+
+
+def test_a_cell_committed_after_the_listing_is_no_garbage(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files were listed (with the time of long ago) before their receipt existed."""
+    column = store.column_of("squares")
+    kept = receipt_path(store, "squares").read_bytes()
+    store.withdraw(column, SHARD)
+    os.utime(data_path(store, "squares", "parquet"), (0, 0))
+    before = audit(store)
+    assert [garbage.young for garbage in before.garbage] == [False]
+    listing = LocalStorage.entries
+
+    def committing(self: LocalStorage, folder: str) -> Iterator[Entry]:
+        found = list(listing(self, folder))
+        if folder.endswith(column):
+            receipt_path(store, "squares").write_bytes(kept)
+        return iter(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "entries", committing)
+        report = audit(store)
+        assert not report.garbage and not report.findings
+        store.withdraw(column, SHARD)
+        assert not repair(store, before).swept, "the report is older than the commit"
+    assert not audit(store, deep=True).findings
+
+
+def test_files_committed_after_the_listing_are_looked_up(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = LocalStorage.entries
+    young = f"shard-{SHARD:06d}."
+    monkeypatch.setattr(
+        LocalStorage, "entries", lambda self, folder: (e for e in listing(self, folder) if young not in e.name)
+    )
+    assert not audit(store).findings
+
+
+def test_a_cell_mended_since_the_audit_is_left_alone(store: LabelStore) -> None:
+    column = store.column_of(_flip("tar")(store))
+    report = audit(store, deep=True)
+    store.withdraw(column, SHARD)
+    label(store, [Grey()])
+    repairs = repair(store, report)
+    assert (repairs.withdrawn, repairs.changed) == ([], [(column, SHARD)])
+    assert store.is_committed(column, Shard(index=SHARD, start=0, stop=1)) and not audit(store, deep=True).errors
+
+
+def test_audits_beside_labelling_and_retrying(tmp_path: Path) -> None:
+    """A job that fills, retries and refills cells as fast as it can never looks damaged."""
+    store = small_store(tmp_path, [Grey()], photos=8, shard_size=2)
+    sick, well = Troubled(trouble="fail", at="photo-1"), Troubled(trouble="", at="nobody")
+    stop, wrong = threading.Event(), []
+
+    def watch() -> None:
+        while not stop.is_set():
+            report = audit(store, deep=True)
+            wrong.extend(report.errors)
+            wrong.extend(garbage for garbage in report.garbage if not garbage.young)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(6):
+            label(store, [sick])
+            label(store, [well], retry=True)
+            for shard in store.plan.shards():
+                receipt = store.receipt(well.card.column, shard)
+                store.withdraw(well.card.column, shard.index)
+                store.remove_files(receipt)
+    finally:
+        stop.set()
+        watcher.join()
+    assert not wrong
+
+
+# ---- a repair that is killed
+
+
+@pytest.mark.parametrize("step", range(1, 14))
+def test_repair_killed_at_any_removal(store: LabelStore, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    healthy = labels_of(store)
+    _flip("tar")(store)
+    _cell("squares", _swap_rows)(store)
+    receipt_path(store, "darkness").write_text("no JSON")
+    plant_garbage(store, age=4000)
+    report = audit(store, deep=True)
+    assert len(report.damaged) == 3
+    removals = 0
+    delete = LocalStorage.delete
+
+    def failing(self: LocalStorage, name: str) -> None:
+        nonlocal removals
+        removals += 1
+        if removals == step:
+            raise KeyboardInterrupt
+        delete(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "delete", failing)
+        try:
+            repair(store, report)
+        except KeyboardInterrupt:
+            assert removals == step
+        else:
+            assert step > removals == 12, "3 receipts, 3 files of theirs, 6 left over; darkness's two are young"
+    again = audit(store, deep=True)
+    assert set(again.damaged) <= set(report.damaged), "the killed repair damaged a cell"
+    repair(store, again)
+    label(store, experts())
+    assert not audit(store, deep=True).findings
+    assert labels_of(store) == healthy
+
+
+def test_memory_store(tmp_path: Path) -> None:
+    store = small_store(tmp_path, [Grey(), Squares()], photos=5, shard_size=2, url=f"memory://{tmp_path.name}")
+    assert not audit(store, deep=True).findings
+    folder = store.folder(store.column_of("grey"))
+    name = next(name for name in store.storage.names(folder) if name.endswith(".tar"))
+    data = store.storage.read(f"{folder}/{name}")
+    store.storage.replace(f"{folder}/{name}", data[:1000] + b"!" + data[1001:])
+    with store.storage.create(f"{folder}/shard-000000.00ff00ff00ff.tar") as file:
+        file.write(b"left")
+    report = audit(store, deep=True, parallel=2)
+    assert len(report.damaged) == 1 and [garbage.young for garbage in report.garbage] == [True]
+    assert len(repair(store, report, grace_seconds=0).swept) == 3
+    label(store, [Grey()])
+    after = audit(store, deep=True)
+    assert (after.findings, after.garbage, after.missing) == ([], [], 0)
