@@ -1,62 +1,75 @@
 """`expert-labels`: the commands, each a thin layer over one function below it.
 
 Exit codes: 0 done; 1 done, but something is not as it should be (refused cells, findings of an audit); 2 the request cannot
-be carried out as it stands (one line says why); 130 interrupted.
+be carried out as it stands, and one line says why; 130 interrupted.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
+from jobs import manifest_commands, store_commands
+from jobs.summary import Summary
+from jobs.terminal import AsJson, JobPath, say, show
 from pipeline.errors import ExpertLabelsError
 
 app = typer.Typer(
     help="Label images with frozen experts into a store that can be resumed, audited and trained from.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=True,
 )
-
-JobPath = Annotated[
-    str, typer.Argument(metavar="JOB.yaml", help="The job file: store, images, experts (docs/job-file.md).")
-]
-StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of a label store.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-
-
-def say(line: str) -> None:
-    """A line to the person at the terminal; standard output stays free for results."""
-    print(line, file=sys.stderr, flush=True)
+app.add_typer(manifest_commands.app, name="manifest")
 
 
 @app.command()
-def label(job_file: JobPath, as_json: AsJson = False) -> None:
-    """Label what is missing. Run it again after any crash: it finishes, and touches nothing that is done."""
-    from jobs.job import load_job
-    from jobs.labelling import label as run
+def label(
+    job_file: JobPath,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Label nothing: count what is missing and forecast time and bytes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label what is missing. Run it again after any crash: it finishes, and touches nothing that is done.
 
-    _end_of_run(run(load_job(job_file), say), as_json)
+    Exit code 1 if a cell was refused because its expert failed on too many photos.
+    """
+    from jobs.job import load_job
+
+    job = load_job(job_file)
+    if dry_run:
+        from jobs.forecast import forecast
+
+        found = forecast(job, say)
+        show(found.lines(), found.to_json(), as_json)
+    else:
+        from jobs.labelling import label as run
+
+        _end_of_run(run(job, say), as_json)
 
 
 @app.command()
 def retry(job_file: JobPath, as_json: AsJson = False) -> None:
-    """Ask again for failed rows only; each cell is replaced whole, or stays as it was."""
+    """Ask again for failed rows only. Each cell is replaced whole, or stays as it was."""
     from jobs.job import load_job
     from jobs.labelling import retry as run
 
     _end_of_run(run(load_job(job_file), say), as_json)
 
 
-def _end_of_run(summary: Any, as_json: bool) -> NoReturn:
-    if as_json:
-        print(json.dumps(summary.to_json(), indent=1))
-    else:
-        print("\n".join(summary.lines()))
+app.command()(store_commands.status)
+app.command()(store_commands.audit)
+app.command()(store_commands.preview)
+app.command()(store_commands.export)
+app.command()(manifest_commands.experts)
+app.command()(manifest_commands.version)
+
+
+def _end_of_run(summary: Summary, as_json: bool) -> None:
+    show(summary.lines(), summary.to_json(), as_json)
     if summary.interrupted:
         say("interrupted: what is committed stays; run the same command again to finish")
         raise typer.Exit(130)
@@ -67,13 +80,15 @@ def main() -> None:
     """Entry point: user errors are one line and exit code 2, Ctrl-C is exit code 130, bugs keep their traceback."""
     sys.path.insert(0, str(Path.cwd()))  # so that `use: my_experts:Canny` in a job file finds ./my_experts.py
     try:
-        app(standalone_mode=True)
+        app()
     except ExpertLabelsError as error:
         say(f"error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)  # `expert-labels experts | head` has what it wanted
 
 
 if __name__ == "__main__":

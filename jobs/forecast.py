@@ -14,7 +14,7 @@ from typing import Any
 from expert_zoo.expert import Expert
 from jobs.job import Job
 from jobs.planning import open_or_plan, packs_of
-from jobs.summary import aligned
+from jobs.terminal import aligned, duration, size
 from manifests.manifest import ManifestWriter
 from manifests.record import ImageRecord, to_batch
 from pipeline.choices import Pack
@@ -55,13 +55,13 @@ class Forecast:
     def lines(self) -> list[str]:
         table = [["expert", "cells missing", "images", "ms/image", "kB/image", "worker time", "size"]]
         for c in self.columns:
-            worker_time, size = duration(c.images * c.seconds_per_image), _size(c.images * c.bytes_per_image)
+            cost = [duration(c.images * c.seconds_per_image), size(c.images * c.bytes_per_image)]
             each = [f"{1000 * c.seconds_per_image:.1f}", f"{c.bytes_per_image / 1000:.1f}"]
-            table.append([c.column.split("@")[0], str(c.cells), str(c.images), *each, worker_time, size])
+            table.append([c.column.split("@")[0], str(c.cells), str(c.images), *each, *cost])
         return [
             f"{self.images} images in {self.shards} shards; measured on {self.calibrated_on} of them, on this machine",
             *aligned(table),
-            f"in all about {duration(self.seconds)} on {self.workers} worker(s) like this one, and {_size(self.bytes)}",
+            f"in all about {duration(self.seconds)} on {self.workers} worker(s) like this one, and {size(self.bytes)}",
         ]
 
 
@@ -138,8 +138,8 @@ def _calibrate(
     for result in results:
         share = computed.get(result.column, 0.0) / (sum(computed.values()) or 1.0)
         receipt = result.receipt
-        size = receipt.table.bytes + (receipt.tar.bytes if receipt.tar else 0) if receipt else 0
-        costs[result.column] = (wall * share, size / result.images)
+        stored = receipt.table.bytes + (receipt.tar.bytes if receipt.tar else 0) if receipt else 0
+        costs[result.column] = (wall * share, stored / result.images)
     return costs
 
 
@@ -147,18 +147,3 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3.5 min, 7.2 h, 12.0 days."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _size(count: float) -> str:
-    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1000:.0f} kB"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,8 @@ from pipeline.choices import ExpertChoice
 from pipeline.errors import JobError
 from pipeline.photos import Limits
 from pipeline.plan import SHARD_SIZE
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class PackChoice(BaseModel):
@@ -68,6 +70,15 @@ def _expert_list(value: Any) -> Any:
     return choices
 
 
+class SourcesFile(BaseModel):
+    """What `manifest build` reads; a whole job file will do as well."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: tuple[AnySource, ...] = Field(min_length=1)
+    seed: int = 0
+
+
 class Job(BaseModel):
     """What to label, with which experts, into which store. See docs/job-file.md for every field with its default."""
 
@@ -113,27 +124,41 @@ class Job(BaseModel):
 
 def load_job(path: str) -> Job:
     """The job at ``path``, checked as far as it can be without doing it. Raises JobError: one line, with file and place."""
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JobError(f"no job file {path}; `jobs/photos.yaml` in the repository is one to copy") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"cannot read the job file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise JobError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise JobError(
-            f"{path}: expected `key: value` lines with store, images and experts, found {type(found).__name__}"
-        )
-    try:
-        job = Job.model_validate(found)
-    except ValidationError as error:
-        raise JobError(f"{path}: {_first_problem(error)}") from error
+    job = _validated(Job, path, _read_yaml(path))
     try:
         job.create_experts()
     except JobError as error:
         raise JobError(f"{path}: {error}") from error
     return job
+
+
+def load_sources(path: str) -> SourcesFile:
+    """The ``images`` and ``seed`` of the file at ``path``. Raises JobError as `load_job` does."""
+    found = _read_yaml(path)
+    if "experts" in found:
+        found = {key: found[key] for key in ("images", "seed") if key in found}
+    return _validated(SourcesFile, path, found)
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise JobError(f"no file {path}; `jobs/photos.yaml` in the repository is a job to copy") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise JobError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise JobError(f"{path}: expected `key: value` lines (docs/job-file.md), found {type(found).__name__}")
+    return found
+
+
+def _validated(model: type[Model], path: str, found: dict[str, Any]) -> Model:
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise JobError(f"{path}: {_first_problem(error)}") from error
 
 
 def _first_problem(error: ValidationError) -> str:

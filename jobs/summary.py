@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.terminal import aligned
 from pipeline.filling import CellResult
 from pipeline.receipt import Seconds
 
@@ -94,15 +95,3 @@ class Summary:
         images = max((column.images for column in self.columns.values()), default=0)
         rate = f", {images / self.working:.1f} images/s" if self.working and images else ""
         return [*lines, f"start-up {self.start_up:.1f}s, labelling {self.working:.1f}s{rate}"]
-
-
-def aligned(table: list[list[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -42,18 +42,13 @@ _JPEG_BLOCK_ROWS = 16
 _JPEG_ENDING = b"\xff\xd9" * 32768
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(BaseModel):
     """What a photo may cost: ``max_pixels`` (width x height, from the header), ``max_bytes`` (of the file)."""
 
-    max_pixels: int = 100_000_000
-    max_bytes: int = 100_000_000
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __post_init__(self) -> None:
-        if self.max_pixels < 1 or self.max_bytes < 1:
-            raise ValueError(
-                f"limits of {self.max_pixels} pixels and {self.max_bytes} bytes let no photo through; expected at least 1"
-            )
+    max_pixels: int = Field(100_000_000, gt=0)
+    max_bytes: int = Field(100_000_000, gt=0)
 
     def check_pixels(self, width: int, height: int) -> None:
         """Raises PhotoError where an image of that size is beyond the limit, or has no pixel."""

@@ -14,6 +14,7 @@ from typing import IO
 from urllib.parse import unquote_to_bytes
 
 from expert_zoo.expert import Photo
+from manifests.location import openable
 from manifests.record import ImageRecord
 from pipeline.decode import Limits, PhotoError, decode, one_line
 
@@ -91,7 +92,7 @@ def _read_remote(uri: str, limits: Limits) -> bytes:
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
-    filesystem, path = fsspec.url_to_fs(uri)
+    filesystem, path = fsspec.url_to_fs(openable(uri))
     if isinstance(filesystem, LocalFileSystem):
         return _read_local(path, limits)
     with filesystem.open(path, "rb") as file:

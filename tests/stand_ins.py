@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -86,10 +87,14 @@ class Squares(Expert):
 
 
 class Troubled(Grey):
-    """`Grey`, but does ``trouble`` when it meets the photo whose id starts with ``at`` ("" for every photo)."""
+    """`Grey`, but does ``trouble`` when it meets the photo whose id starts with ``at`` ("" for every photo).
 
-    def __init__(self, *, trouble: str, at: str = "", name: str = "troubled") -> None:
+    ``log``: a file that gets one line whenever that happens.
+    """
+
+    def __init__(self, *, trouble: str, at: str = "", name: str = "troubled", log: str = "") -> None:
         super().__init__(name=name)
+        self._log = log
         self._trouble = trouble
         self._at = at
 
@@ -97,6 +102,9 @@ class Troubled(Grey):
         labels = super().label(photos)
         for index, photo in enumerate(photos):
             if photo.image_id.startswith(self._at):
+                if self._log:
+                    with Path(self._log).open("a") as log:
+                        log.write(f"{photo.image_id}\n")
                 labels = self._act(labels, index)
         return labels
 

@@ -66,7 +66,7 @@ def test_what_is_not_a_job_is_said_so(tmp_path: Path, content: str) -> None:
 
 
 def test_a_missing_job_file_names_one_to_copy(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="no job file .*photos.yaml"):
+    with pytest.raises(JobError, match="no file .*photos.yaml"):
         load_job(str(tmp_path / "none.yaml"))
 
 

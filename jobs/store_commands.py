@@ -1,0 +1,199 @@
+"""Commands that look at a store: status, audit, preview, export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.terminal import AsJson, Columns, StorePath, aligned, say, show, size
+from pipeline.errors import JobError
+
+if TYPE_CHECKING:
+    from pipeline.against import AgreementRow
+
+#: An audit shows this many findings of a kind; --json has them all.
+SHOWN = 20
+
+
+class Answer(StrEnum):
+    """What an expert may have answered, "missing" where its cell is not committed."""
+
+    ok = "ok"
+    empty = "empty"
+    failed = "failed"
+    missing = "missing"
+
+
+class Format(StrEnum):
+    """Formats of an export."""
+
+    webdataset = "webdataset"
+
+
+def status(
+    store_url: StorePath,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="Read the receipts too: rows per status, reasons, bytes, seconds.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """How far a store is: cells committed and missing, per expert."""
+    from pipeline.status import status as look
+    from pipeline.store import LabelStore
+
+    found = look(LabelStore.open(store_url), failures=failures)
+    head = ["expert", "version", "cells", "images"] + (["ok", "empty", "failed", "size", "compute"] if failures else [])
+    table = [head]
+    for column in found.columns:
+        row = [column.expert, column.column.split("@")[1], f"{column.committed}/{found.shards}", str(column.images)]
+        if column.rows is not None and column.seconds is not None:
+            counts = [str(column.rows.ok), str(column.rows.empty), str(column.rows.failed)]
+            row += [*counts, size(column.bytes or 0), f"{column.seconds.compute:.1f}s"]
+        elif failures:
+            row += ["-"] * 5
+        table.append(row)
+    lines = [
+        f"{found.url}: {found.plan.images} images in {found.shards} shards of {found.plan.shard_size}",
+        *aligned(table),
+    ]
+    reasons = {} if found.rows is None else found.rows.reasons
+    lines += [f"  {times} x {reason}" for reason, times in list(reasons.items())[:SHOWN]]
+    show(lines, found.model_dump(mode="json") | {"complete": found.complete}, as_json)
+
+
+def audit(
+    store_url: StorePath,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte: digests, rows, PNGs, label rules.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Take damaged cells back and sweep old garbage; then run `label` again.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="PREFIX", help="Compare columns with PREFIX_* columns of the same quantity."),
+    ] = None,
+    grace: Annotated[
+        float, typer.Option("--grace", help="Seconds that a file without receipt may be old before it is swept.", min=0)
+    ] = 3600.0,
+    columns: Columns = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a store against its receipts or, with --against, its columns against each other.
+
+    Exit code 1 if something is damaged and not repaired.
+    """
+    from pipeline.audit import agreement
+    from pipeline.audit import audit as look
+    from pipeline.audit import repair as mend
+    from pipeline.store import LabelStore
+
+    store = LabelStore.open(store_url)
+    if against is not None:
+        if deep or repair:
+            raise JobError("--against compares columns; run it without --deep and --repair")
+        rows = agreement(store, against, columns=columns, progress=_NowAndThen("compared"))
+        show(agreement_lines(rows), [row.model_dump(mode="json") for row in rows], as_json)
+        return
+    report = look(store, columns=columns, deep=deep, grace_seconds=grace, progress=_NowAndThen("audited"))
+    old = [piece for piece in report.garbage if not piece.young]
+    lines = [
+        f"{report.cells} cells with {report.rows} rows audited{' deeply' if deep else ''}: {len(report.errors)} errors, "
+        f"{len(report.warnings)} warnings; {report.missing} cells missing; garbage {len(report.garbage)} files, "
+        f"{size(sum(piece.bytes for piece in report.garbage))} ({len(old)} old enough to sweep)"
+    ]
+    lines += [
+        f"{finding.severity}: {finding.column or 'store'}"
+        f"{'' if finding.shard is None else f'/shard-{finding.shard:06d}'}: {finding.what}"
+        for finding in report.findings[:SHOWN]
+    ]
+    value = report.model_dump(mode="json")
+    unmended = report.errors
+    if repair:
+        done = mend(store, report, grace_seconds=grace)
+        unmended = done.beyond
+        lines += [
+            f"withdrawn {len(done.withdrawn)} cells, swept {len(done.swept)} files ({size(done.bytes_freed)}), "
+            f"left {len(done.kept)} young files; run `expert-labels label` to fill what is missing"
+        ]
+        value["repairs"] = done.model_dump(mode="json")
+    show(lines, value, as_json)
+    raise typer.Exit(1 if unmended else 0)
+
+
+def preview(
+    store_url: StorePath,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for preview.html and preview.png.")] = Path(
+        "out/preview"
+    ),
+    only: Annotated[Answer | None, typer.Option("--status", help="Only images where some expert answered so.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many images.")] = 100,
+    columns: Columns = None,
+    as_json: AsJson = False,
+) -> None:
+    """A web page (one file, works offline) and a contact sheet: photos beside their labels."""
+    from jobs.preview import write_preview
+    from pipeline.reader import LabelReader
+    from pipeline.store import LabelStore
+
+    reader = LabelReader(LabelStore.open(store_url), columns)
+    if not reader.cards:
+        raise JobError(f"{store_url} has no columns to show; `expert-labels label` makes them")
+    chosen = only.value if only else None
+    done = write_preview(reader.samples(), reader.cards, out, title=store_url, status=chosen, limit=limit)
+    lines = [f"{done.page}  ({done.shown} images)"] + ([str(done.sheet)] if done.sheet else [])
+    show(lines, {"page": str(done.page), "sheet": done.sheet and str(done.sheet), "shown": done.shown}, as_json)
+
+
+def export(
+    store_url: StorePath,
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the tars.")],
+    format_: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.webdataset,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove an earlier export in that place first.")
+    ] = False,
+    verify_only: Annotated[bool, typer.Option("--verify", help="Write nothing: check an export made earlier.")] = False,
+    columns: Columns = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy labels out for other readers. Run it again after a crash: it finishes what is missing."""
+    from pipeline.export import export_webdataset, verify
+    from pipeline.store import LabelStore
+
+    if verify_only:
+        problems = verify(out)
+        show(problems or [f"{out}: nothing wrong"], problems, as_json)
+        raise typer.Exit(1 if problems else 0)
+    progress = _NowAndThen("exported")
+    done = export_webdataset(LabelStore.open(store_url), out, columns=columns, overwrite=overwrite, progress=progress)
+    line = (
+        f"{done.url} ({format_.value}): {done.written} tars written, {done.skipped} were there, {done.samples} samples, "
+        f"{size(done.bytes)}; {done.missing} cells missing in them, {done.left_out} shards without any label"
+    )
+    show([line], done.model_dump(mode="json"), as_json)
+
+
+def agreement_lines(rows: Sequence[AgreementRow]) -> list[str]:
+    """One line a comparison: the headline metric, and on how many images it rests."""
+    table = [["expert", "against", "metric", "value", "better", "images", "without label"]]
+    for row in rows:
+        value, better = f"{row.metrics[row.headline]:.4f}", "higher" if row.higher_is_better else "lower"
+        counts = [str(int(row.metrics["compared"])), str(int(row.metrics["without_label"]))]
+        table.append([row.column.split("@")[0], row.truth.split("@")[0], row.headline, value, better, *counts])
+    return aligned(table)
+
+
+class _NowAndThen:
+    """A progress callback that says a line every ten seconds: short jobs stay silent."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._said > 10:
+            self._said = time.monotonic()
+            say(f"{self._verb} {done} of {total}")
