@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,19 +19,10 @@ if TYPE_CHECKING:
 SHOWN = 20
 
 
-class Answer(StrEnum):
-    """What an expert may have answered, "missing" where its cell is not committed."""
-
-    ok = "ok"
-    empty = "empty"
-    failed = "failed"
-    missing = "missing"
-
-
-class Format(StrEnum):
-    """Formats of an export."""
-
-    webdataset = "webdataset"
+#: What an expert may have answered, "missing" where its cell is not committed.
+Answer = Literal["ok", "empty", "failed", "missing"]
+#: Formats of an export.
+Format = Literal["webdataset"]
 
 
 def status(
@@ -142,8 +132,7 @@ def preview(
     reader = LabelReader(LabelStore.open(store_url), columns)
     if not reader.cards:
         raise JobError(f"{store_url} has no columns to show; `expert-labels label` makes them")
-    chosen = only.value if only else None
-    done = write_preview(reader.samples(), reader.cards, out, title=store_url, status=chosen, limit=limit)
+    done = write_preview(reader.samples(), reader.cards, out, title=store_url, status=only, limit=limit)
     lines = [f"{done.page}  ({done.shown} images)"] + ([str(done.sheet)] if done.sheet else [])
     show(lines, {"page": str(done.page), "sheet": done.sheet and str(done.sheet), "shown": done.shown}, as_json)
 
@@ -151,7 +140,7 @@ def preview(
 def export(
     store_url: StorePath,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the tars.")],
-    format_: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.webdataset,
+    format_: Annotated[Format, typer.Option("--format", help="What to write.")] = "webdataset",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove an earlier export in that place first.")
     ] = False,
@@ -170,7 +159,7 @@ def export(
     progress = _NowAndThen("exported")
     done = export_webdataset(LabelStore.open(store_url), out, columns=columns, overwrite=overwrite, progress=progress)
     line = (
-        f"{done.url} ({format_.value}): {done.written} tars written, {done.skipped} were there, {done.samples} samples, "
+        f"{done.url} ({format_}): {done.written} tars written, {done.skipped} were there, {done.samples} samples, "
         f"{size(done.bytes)}; {done.missing} cells missing in them, {done.left_out} shards without any label"
     )
     show([line], done.model_dump(mode="json"), as_json)
