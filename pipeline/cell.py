@@ -58,7 +58,14 @@ class CellWriter:
         return Rows.count((row["status"], row["reason"]) for row in self._rows)
 
     def finish(self) -> tuple[FileEntry, FileEntry | None]:
-        """Makes both files durable and returns (Parquet, tar or None)."""
+        """Makes both files durable and returns (Parquet, tar or None). An error leaves neither of them."""
+        try:
+            return self._finish()
+        except BaseException:
+            self.discard()
+            raise
+
+    def _finish(self) -> tuple[FileEntry, FileEntry | None]:
         tar_entry = None
         if self._tar is not None:
             self._tar.write(bytes(2 * _BLOCK))

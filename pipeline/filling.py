@@ -131,8 +131,6 @@ class CellInWork:
         """Removes what was written if it never got as far as a commit."""
         if not self._settled:
             self._writer.discard()
-        if self._old is not None:
-            self._old.close()
 
     def _keep_until(self, image_id: str | None) -> None:
         for row in self._old_rows:

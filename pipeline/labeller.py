@@ -9,7 +9,8 @@ it never decodes a photo, encodes a PNG or writes a file.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 
 from pydantic import BaseModel, ConfigDict
 
@@ -72,15 +73,19 @@ class Labeller:
     def _fill(self, shard: Shard, columns: list[str], journal: Journal, retry: bool) -> list[CellResult]:
         runners = [self._runners[column] for column in columns]
         batch = max(runner.batch_size for runner in runners)
-        threads = EncodeThreads(self._effort.encode_threads, labels_in_flight=max(64, 4 * batch * len(runners)))
         cells: list[CellInWork] = []
-        try:
+        with ExitStack() as stack:
+            threads = EncodeThreads(self._effort.encode_threads, labels_in_flight=max(64, 4 * batch * len(runners)))
             for runner in runners:
-                old = self._store.read(runner.expert.card.column, shard) if retry else None
+                column = runner.expert.card.column
+                old = stack.enter_context(self._store.read(column, shard)) if retry else None
                 cells.append(CellInWork(self._store, runner.expert.card, shard, threads, old))
+                stack.callback(cells[-1].close)
+            stack.callback(threads.close)  # comes before the cells are closed: then nothing writes into them any more
             records = [r for r in self._store.records(shard) if any(cell.wants(r.image_id) for cell in cells)]
+            batches = stack.enter_context(closing(self._readings(records, batch, journal)))
             waiting_since = time.perf_counter()
-            for readings in self._readings(records, batch, journal):
+            for readings in batches:
                 waited = time.perf_counter() - waiting_since
                 for cell, runner in zip(cells, runners, strict=True):
                     cell.seconds.wait += waited / len(cells)
@@ -88,12 +93,8 @@ class Labeller:
                     _label_batch(cell, runner, readings, journal)
                 waiting_since = time.perf_counter()
             return [cell.finish(self._effort.failure_limit) for cell in cells]
-        finally:
-            threads.close()
-            for cell in cells:
-                cell.close()
 
-    def _readings(self, records: list[ImageRecord], batch: int, journal: Journal) -> Iterator[list[Reading]]:
+    def _readings(self, records: list[ImageRecord], batch: int, journal: Journal) -> Generator[list[Reading]]:
         effort = self._effort
         if journal.talkative:
             return read_warily(records, effort.limits, batch=batch, journal=journal)

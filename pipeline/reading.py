@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -37,7 +37,7 @@ def read(record: ImageRecord, limits: Limits) -> Reading:
 
 def read_ahead(
     records: Sequence[ImageRecord], limits: Limits, *, batch: int, threads: int, ahead: int
-) -> Iterator[list[Reading]]:
+) -> Generator[list[Reading]]:
     """Batches of readings in order, with up to ``ahead`` photos decoded or in work beyond the batch that is asked for."""
     with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
         to_come = iter(records)
@@ -59,7 +59,7 @@ def read_ahead(
 
 def read_warily(
     records: Sequence[ImageRecord], limits: Limits, *, batch: int, journal: Journal
-) -> Iterator[list[Reading]]:
+) -> Generator[list[Reading]]:
     """Batches of readings in order, each announced to ``journal`` first; suspects come alone, convicts are not read."""
     guilty = {image_id for image_id, stage in journal.convicted.items() if stage == READ}
     for group in _groups(records, batch, lambda record: record.image_id in journal.suspects):

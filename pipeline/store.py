@@ -18,11 +18,12 @@ import socket
 import uuid
 from collections.abc import Iterator
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from expert_zoo.card import ExpertCard
-from manifests.manifest import Manifest, ManifestWriter
+from manifests.manifest import METADATA_KEY, Manifest, ManifestWriter
 from manifests.record import ImageRecord, from_batch
 from pipeline.cell import CellReader, CellWriter
 from pipeline.errors import DamagedCell, StoreError
@@ -85,8 +86,8 @@ class LabelStore:
             with ManifestWriter(f"{storage.url}/{temporary}", seed=manifest.seed) as writer:
                 for batch in manifest.batches(shard_size):
                     writer.write(batch)
-            if not storage.settle(temporary, MANIFEST):
-                _check_left_over(storage, manifest)
+            if not storage.settle(temporary, MANIFEST) and not storage.exists(PLAN):
+                _check_left_over(storage, plan)
             storage.publish(PLAN, json.dumps(plan.model_dump(mode="json"), indent=1).encode())
         store = cls.open(url)
         if store.plan.fingerprint != plan.fingerprint:
@@ -100,14 +101,17 @@ class LabelStore:
 
     def records(self, shard: Shard) -> list[ImageRecord]:
         """The shard's images, in manifest order: one row group, one read."""
-        with self.storage.open(MANIFEST) as stream:
-            file = pq.ParquetFile(stream)
-            if file.num_row_groups != len(self.plan):
-                raise StoreError(
-                    f"{self.storage.url}/{MANIFEST} has {file.num_row_groups} row groups, the plan {len(self.plan)} shards; "
-                    "the manifest was replaced: restore it or make a new store"
-                )
-            table = file.read_row_group(shard.index).combine_chunks()
+        try:
+            with self.storage.open(MANIFEST) as stream:
+                file = pq.ParquetFile(stream)
+                if not _is_cut_by(self.plan, file.metadata):
+                    raise StoreError(
+                        f"{self.storage.url}/{MANIFEST} is not the manifest that {PLAN} cuts into {len(self.plan)} shards "
+                        f"of {self.plan.shard_size}; it was replaced: restore it or make a new store"
+                    )
+                table = file.read_row_group(shard.index).combine_chunks()
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise StoreError(f"cannot read {self.storage.url}/{MANIFEST}: {error}; restore it") from error
         return [record for batch in table.to_batches() for record in from_batch(batch)]
 
     # ---- columns
@@ -213,7 +217,8 @@ class LabelStore:
         name = self._receipt_name(card.column, shard.index)
         if replace:
             self.storage.replace(name, receipt.to_bytes())
-        elif not self.storage.publish(name, receipt.to_bytes()):
+        elif not self.storage.publish(name, receipt.to_bytes()) and self.receipt(card.column, shard).attempt != attempt:
+            # A link or a PUT that was repeated because its answer got lost finds our own receipt: that is no defeat.
             self.remove_files(receipt)
             return None
         return receipt
@@ -287,13 +292,27 @@ def failed_cells(store: LabelStore, columns: list[str]) -> Iterator[tuple[Shard,
             yield shard, having
 
 
-def _check_left_over(storage: Storage, manifest: Manifest) -> None:
+def _is_cut_by(plan: ShardPlan, found: pq.FileMetaData) -> bool:
+    """Whether a store's manifest is the plan's, with one row group for each of its shards."""
+    about = (found.metadata or {}).get(METADATA_KEY, b"{}")
+    first = found.row_group(0).num_rows if found.num_row_groups else 0
+    return (
+        json.loads(about).get("fingerprint") == plan.manifest
+        and found.num_row_groups == len(plan)
+        and first == len(plan.shard(0))
+    )
+
+
+def _check_left_over(storage: Storage, plan: ShardPlan) -> None:
     """A manifest without a plan: another process is planning the same, or one was killed between the two files."""
-    left = Manifest.open(f"{storage.url}/{MANIFEST}")
-    if left.fingerprint != manifest.fingerprint:
+    with storage.open(MANIFEST) as stream:
+        left = pq.ParquetFile(stream).metadata
+    if not _is_cut_by(plan, left):
+        shards = f"{left.num_rows} images in shards of {left.row_group(0).num_rows}"
         raise StoreError(
-            f"{storage.url}/{MANIFEST} is of manifest {left.fingerprint[:16]} and has no {PLAN}; expected "
-            f"{manifest.fingerprint[:16]}: planning was interrupted, remove that file if no other job is planning this store"
+            f"{storage.url}/{MANIFEST} has {shards} and no {PLAN} beside it; expected the {plan.images} images of manifest "
+            f"{plan.manifest[:16]} in shards of {plan.shard_size}: planning was interrupted, remove that file if no other "
+            "job is planning this store"
         )
 
 

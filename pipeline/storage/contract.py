@@ -30,7 +30,7 @@ class Entry:
 
 
 class DataFile:
-    """A data file being written. `close` makes it durable; leaving the with-block by an error removes it."""
+    """A data file being written. `close` makes it durable or, like leaving the with-block by an error, removes it."""
 
     def __init__(self, storage: Storage, name: str, stream: IO[bytes]) -> None:
         self.name = name
@@ -49,7 +49,11 @@ class DataFile:
         self.bytes += len(data)
 
     def close(self) -> None:
-        self._storage._finish(self._stream)
+        try:
+            self._storage._finish(self._stream)
+        except BaseException:
+            self.discard()
+            raise
 
     def discard(self) -> None:
         self._storage._abandon(self._stream, self.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import uuid
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.storage.contract import TEMPORARY, DataFile, Entry, Storage, checked
+
+#: What `os.link` says where the file system has no hard links. Any other error is an error.
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class LocalStorage(Storage):
@@ -48,9 +52,11 @@ class LocalStorage(Storage):
                 os.link(temporary, target)
             except FileExistsError:
                 return False
-            except OSError:
+            except OSError as error:
                 # Some mounted file systems have no hard links. Renaming is still whole-or-nothing; of two writers in the
                 # same instant the later one stays, and its receipt is as good as the other's.
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
                 if target.exists():
                     return False
                 temporary.replace(target)
@@ -128,10 +134,9 @@ class LocalStorage(Storage):
         stream.close()
 
     def _abandon(self, stream: IO[bytes], name: str) -> None:
-        try:
+        with suppress(OSError):  # a full disk refuses the rest of the buffer once more; the file goes anyway
             stream.close()
-        finally:
-            self.delete(name)
+        self.delete(name)
 
 
 def _sync_folder(folder: Path) -> None:

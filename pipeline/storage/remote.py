@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import IO, Any
 
 import fsspec
 
 from pipeline.storage.contract import DataFile, Entry, Storage, checked
+
+#: memory:// checks before it writes, which promises nothing to other threads; no other place is shared by threads only.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class RemoteStorage(Storage):
@@ -27,29 +33,38 @@ class RemoteStorage(Storage):
         return self.path(folder) if folder else str(self._root)
 
     def create(self, name: str) -> DataFile:
+        if self.exists(name):
+            raise FileExistsError(f"{self.url}/{name} is there already")
         return DataFile(self, name, self._fs.open(self.path(name), "wb"))
 
     def publish(self, name: str, data: bytes) -> bool:
         try:
             # "create" is a conditional PUT where the store has one, a check before the PUT elsewhere.
-            self._fs.pipe_file(self.path(name), data, mode="create")
+            with _ONE_AT_A_TIME if not self.shared else nullcontext():
+                self._fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
         return True
 
     def settle(self, temporary: str, name: str) -> bool:
-        if self._fs.exists(self.path(name)):
-            self.delete(temporary)
-            return False
-        self._fs.mv(self.path(temporary), self.path(name))
-        return True
+        with _ONE_AT_A_TIME if not self.shared else nullcontext():
+            if self.exists(name):
+                self.delete(temporary)
+                return False
+            self._fs.mv(self.path(temporary), self.path(name))
+            return True
 
     def replace(self, name: str, data: bytes, *, durable: bool = True) -> None:
         self._fs.pipe_file(self.path(name), data)
 
     def open(self, name: str) -> IO[bytes]:
+        if not self.shared:  # in memory:// all streams of one file are one object, with one position
+            return io.BytesIO(self.read(name))
         stream: IO[bytes] = self._fs.open(self.path(name), "rb")
         return stream
+
+    def read(self, name: str) -> bytes:
+        return bytes(self._fs.cat_file(self.path(name)))
 
     def names(self, folder: str) -> list[str]:
         try:
@@ -72,6 +87,7 @@ class RemoteStorage(Storage):
                 yield Entry(info["name"].rsplit("/", 1)[-1], int(info["size"]), now - stamp)
 
     def exists(self, name: str) -> bool:
+        self._fs.invalidate_cache()  # an earlier listing must not hide what another worker has made since
         return bool(self._fs.exists(self.path(name)))
 
     def delete(self, name: str) -> None:
