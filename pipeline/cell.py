@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from expert_zoo.card import ExpertCard
 from expert_zoo.labels import Label
 from pipeline.codec import DENSE, decode, member_ending, table_schema
+from pipeline.errors import DamagedCell
 from pipeline.receipt import FileEntry, Rows
 from pipeline.storage import DataFile, Storage
 
@@ -106,14 +107,26 @@ class CellReader:
         self._tar = tar
 
     def member(self, row: dict[str, Any]) -> bytes | None:
-        """The bytes of a row's member: one seek and one read. None for rows that have none."""
+        """The bytes of a row's member: one seek and one read. None for rows that have none. DamagedCell if cut off."""
         if self._tar is None or row["status"] != "ok":
             return None
         self._tar.seek(row["offset"])
-        return self._tar.read(row["length"])
+        data = self._tar.read(row["length"])
+        if len(data) != row["length"]:
+            raise self._damaged(row, f"the tar ends after {len(data)} of {row['length']} bytes")
+        return data
 
     def label(self, row: dict[str, Any]) -> Label:
-        return decode(self.card.spec, row, self.member(row))
+        """The row's label. DamagedCell where its member is not what it should be."""
+        try:
+            return decode(self.card.spec, row, self.member(row))
+        except ValueError as error:
+            raise self._damaged(row, str(error)) from error
+
+    def _damaged(self, row: dict[str, Any], why: str) -> DamagedCell:
+        return DamagedCell(
+            f"{self.card.column}, image {row['image_id']}: {why}; `expert-labels audit --deep --repair` takes the cell back"
+        )
 
     def labels(self) -> Iterator[Label]:
         """Every row's label, in manifest order."""
