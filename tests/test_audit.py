@@ -508,6 +508,8 @@ def test_a_cell_committed_after_the_listing_is_no_garbage(store: LabelStore, mon
         assert not report.garbage and not report.findings
         store.withdraw(column, SHARD)
         assert not repair(store, before).swept, "the report is older than the commit"
+    os.utime(receipt_path(store, "squares"), (0, 0))
+    assert not repair(store, before).swept, "the report is much older than the commit"
     assert not audit(store, deep=True).findings
 
 
