@@ -1,0 +1,84 @@
+"""`make demo`: the whole product in one go on rendered scenes, where every label can be held against exact truth.
+
+Nothing here that a user could not type; the commands are printed as they are run.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jobs.job import Job, load_job
+from jobs.labelling import label
+from jobs.preview import write_preview
+from jobs.terminal import aligned, say
+from pipeline.audit import agreement, audit
+from pipeline.errors import ExpertLabelsError
+from pipeline.reader import LabelReader
+from pipeline.status import status
+from pipeline.store import LabelStore
+
+JOB = Path(__file__).with_name("demo.yaml")
+TRUTH = "truth"
+SHOWN = 24
+
+
+def main() -> int:
+    """Exit code: 0 if every cell is committed and the audit finds nothing."""
+    job = load_job(str(JOB))
+    _step(f"expert-labels label {JOB.parent.name}/{JOB.name}")
+    summary = label(job, say)
+    print("\n".join(summary.lines()))
+    if not summary.complete or summary.interrupted:
+        return 1
+
+    store = LabelStore.open(job.store)
+    _step(f"expert-labels audit {job.store} --deep")
+    report = audit(store, deep=True)
+    print(f"{report.cells} cells, {report.rows} rows, every byte read: {len(report.findings)} findings")
+    for finding in report.findings:
+        print(f"{finding.severity}: {finding.column} {finding.what}")
+
+    _step(f"expert-labels audit {job.store} --against {TRUTH}")
+    print("\n".join(accuracy_and_speed(store)))
+
+    out = Path(job.store).parent
+    _step(f"expert-labels preview {job.store} --out {out} --limit {SHOWN}")
+    print("\n".join(_preview(job, store, out)))
+    return 1 if report.errors else 0
+
+
+def accuracy_and_speed(store: LabelStore) -> list[str]:
+    """One line an expert: its headline metric against the truth, and images a second inside the expert, on one worker."""
+    rates = {}
+    for column in status(store, failures=True).columns:
+        if column.seconds is not None and column.seconds.compute > 0:
+            rates[column.column] = column.images / column.seconds.compute
+    table = [["expert", "metric", "value", "images/s"]]
+    for row in agreement(store, TRUTH):
+        value = f"{row.metrics[row.headline]:.3f}"
+        rate = f"{rates[row.column]:.1f}" if row.column in rates else "-"
+        table.append([row.column.split("@")[0], row.headline, value, rate])
+    return aligned(table, left=(0, 1))
+
+
+def _preview(job: Job, store: LabelStore, out: Path) -> list[str]:
+    names = [choice.name for choice in job.experts if not choice.name.startswith(f"{TRUTH}_")]
+    reader = LabelReader(store, names)
+    done = write_preview(reader.samples(), reader.cards, out, title="Expert Labels demo", limit=SHOWN)
+    return [f"open {done.page}", f"or look at {done.sheet}"]
+
+
+def _step(command: str) -> None:
+    print(f"\n$ {command}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ExpertLabelsError as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("interrupted: run `make demo` again to finish")
+        sys.exit(130)
