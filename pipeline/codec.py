@@ -12,8 +12,14 @@ import pyarrow as pa
 from expert_zoo.labels import ClassMap, DenseMap, Instances, Label, Picture, Scores, Text, Value, Words
 from expert_zoo.spec import Kind, LabelSpec
 
-#: Level 1 with the run-length strategy: on label maps a few per cent larger than the default at a fraction of the time.
+#: Measured on our maps by `python -m bench.png` (docs/benchmarks.md). Run lengths alone: what a network says of a pixel is
+#: noise in its last bits, in which searching for longer matches costs twice the time and finds nothing.
 PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+#: One row filter for each kind of map: left to itself, libpng tries all five on every row, for a quarter to two thirds of
+#: the time and a few per cent of the bytes.
+FILTER_16_BIT = cv2.IMWRITE_PNG_FILTER_SUB
+FILTER_8_BIT = cv2.IMWRITE_PNG_FILTER_PAETH
+FILTER_CLASSES = cv2.IMWRITE_PNG_FILTER_UP
 
 _COMMON = [
     pa.field("image_id", pa.string(), nullable=False),
@@ -58,9 +64,9 @@ def encode(spec: LabelSpec, value: Value) -> tuple[dict[str, Any], bytes | None]
     match value:
         case DenseMap():
             png, scale, bias = _quantise(spec, value.values)
-            return {"scale": scale, "bias": bias}, encode_png(png)
+            return {"scale": scale, "bias": bias}, encode_png(png, FILTER_16_BIT if png.itemsize == 2 else FILTER_8_BIT)
         case ClassMap():
-            return {}, encode_png(value.ids_HW)
+            return {}, encode_png(value.ids_HW, FILTER_CLASSES)
         case Instances():
             masks = None if value.masks is None else list(value.masks)
             columns = {"boxes": value.boxes_N4.tolist(), "scores": value.scores_N.tolist()}
@@ -127,10 +133,10 @@ def _quantise(spec: LabelSpec, values: np.ndarray) -> tuple[np.ndarray, float, f
     return png.astype(spec.dtype), scale, low
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray, row_filter: int = FILTER_8_BIT) -> bytes:
     """(H, W) or (H, W, 3) RGB, uint8 or uint16, as PNG. Loses nothing; releases the interpreter lock while it works."""
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else np.ascontiguousarray(pixels)
-    done, data = cv2.imencode(".png", pixels, PNG_FLAGS)
+    done, data = cv2.imencode(".png", pixels, (*PNG_FLAGS, cv2.IMWRITE_PNG_FILTER, row_filter))
     assert done, f"PNG encoding failed for {pixels.shape} {pixels.dtype}"
     return data.tobytes()
 
