@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from expert_zoo.labels import ClassMap, DenseMap, Instances, Label, Picture, Scores, Text, Words
+from expert_zoo.labels import ClassMap, DenseMap, Instances, Label, Picture, Scores, Status, Text, Words
 
 Kind = Literal["map", "classes", "instances", "words", "text", "score", "image"]
 Quantity = Literal["depth", "inverse_depth", "normal", "edge", "class", "objects", "words", "caption", "match", "photo"]
 
+#: A picture's format becomes the ending of a file name.
+FORMAT_PATTERN = re.compile(r"[a-z0-9]{1,8}")
 #: How far a normal's length may be from 1 before the label counts as broken (8-bit rounding alone moves it by 0.007).
 UNIT_TOLERANCE = 0.05
 #: Boxes and polygons may overhang the image by this many pixels; experts clip, this only forgives rounding.
@@ -68,6 +72,12 @@ class LabelSpec(BaseModel):
     def problem_with(self, label: Label, *, height: int, width: int) -> str | None:
         """Why ``label`` breaks this spec for an image of that size, or None. The reason names the broken rule."""
         value = label.value
+        if label.status not in get_args(Status):
+            return f"unknown status {label.status!r}"
+        if label.status == "failed" and not label.reason:
+            return "failed without a reason"
+        if problem := _texts_problem([label.reason]):
+            return f"the reason: {problem}"
         if label.status != "ok":
             return None if value is None else f"a label that is {label.status} carries a value"
         if not isinstance(value, _VALUE_TYPE[self.kind]):
@@ -82,10 +92,15 @@ class LabelSpec(BaseModel):
             case Words():
                 return self._words_problem(value, height, width)
             case Text():
-                return None if np.isfinite(value.log_prob) else "the log-probability is not finite"
+                finite = np.isfinite(value.log_prob)
+                return _texts_problem([value.text]) or (None if finite else "the log-probability is not finite")
             case Scores():
+                if value.values_N.ndim != 1:
+                    return f"scores of shape {value.values_N.shape}; expected one axis"
                 return None if np.isfinite(value.values_N).all() else "a score is not finite"
             case Picture():
+                if not FORMAT_PATTERN.fullmatch(value.format):
+                    return f"{value.format!r} is no file ending; expected lower case letters and digits"
                 return None if value.data else "the picture has no bytes"
         raise AssertionError(f"no rule for {type(value).__name__}")
 
@@ -120,6 +135,8 @@ class LabelSpec(BaseModel):
             return f"{n} boxes, {value.scores_N.shape} scores, {value.class_ids_N.shape} class ids"
         if value.masks is not None and len(value.masks) != n:
             return f"{n} boxes but {len(value.masks)} masks"
+        if not np.issubdtype(value.class_ids_N.dtype, np.integer):
+            return f"class ids of type {value.class_ids_N.dtype}"
         if value.class_ids_N.min() < 0 or value.class_ids_N.max() >= len(self.class_names):
             return f"class id {int(value.class_ids_N.max())} of {len(self.class_names)} classes"
         left, top, right, bottom = value.boxes_N4.T
@@ -133,7 +150,19 @@ class LabelSpec(BaseModel):
             return "ok without a word; expected the status empty"
         if value.polygons_N42.shape != (n, 4, 2) or value.scores_N.shape != (n,):
             return f"{n} words, polygons {value.polygons_N42.shape}, scores {value.scores_N.shape}"
-        return _points_problem(value.polygons_N42, height, width) or _scores_problem(value.scores_N)
+        problem = _texts_problem(value.texts) or _points_problem(value.polygons_N42, height, width)
+        return problem or _scores_problem(value.scores_N)
+
+
+def _texts_problem(texts: Sequence[str]) -> str | None:
+    for text in texts:
+        if not isinstance(text, str):
+            return f"expected text, got {type(text).__name__}"
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return f"{text!r} holds half of a surrogate pair, which is no character"
+    return None
 
 
 def _points_problem(points_NK2: np.ndarray, height: int, width: int) -> str | None:

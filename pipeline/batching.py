@@ -60,7 +60,7 @@ class BatchRunner:
         if exhausted:
             self.batch_size = half
             return self._ask_all(photos)
-        return self._ask(photos[:half]) + self._ask(photos[half:])
+        return self._ask_all(photos[:half]) + self._ask_all(photos[half:])  # the batch may shrink in between
 
     def _checked(self, label: Label, photo: Photo) -> Label:
         if not isinstance(label, Label):
@@ -77,4 +77,4 @@ class BatchRunner:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).encode(errors="replace").decode().split())[:300]

@@ -35,7 +35,7 @@ class Journal:
         self._name = f"{ATTEMPTS}/{run}/{unit}.json"
         try:
             self._attempts: list[dict[str, object]] = json.loads(storage.read(self._name))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # absent or, since it is not durable, cut by a machine that went down
             self._attempts = []
         self._fatal = [(str(died["stage"]), _ids(died)) for died in self._attempts if died]
         self._attempts.append({})
@@ -56,11 +56,10 @@ class Journal:
         """Ids that were at work when a worker died: to be labelled each by itself."""
         return {image_id for _, ids in self._fatal for image_id in ids}
 
-    @property
-    def convicted(self) -> dict[str, str]:
-        """Stage by image id: rows to fail at that stage without trying again."""
-        alone = Counter((ids[0], stage) for stage, ids in self._fatal if len(ids) == 1)
-        return {image_id: stage for (image_id, stage), times in alone.items() if times >= 2}
+    def convicted(self, stage: str) -> set[str]:
+        """Ids of images that were alone at ``stage`` in two deaths: rows to fail there without trying again."""
+        alone = Counter(ids[0] for at, ids in self._fatal if at == stage and len(ids) == 1)
+        return {image_id for image_id, times in alone.items() if times >= 2}
 
     def enter(self, stage: str, image_ids: list[str]) -> None:
         """About to do ``stage`` with these images. Silent on a first attempt."""

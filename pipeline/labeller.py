@@ -103,7 +103,7 @@ class Labeller:
 
 def _label_batch(cell: CellInWork, runner: BatchRunner, readings: list[Reading], journal: Journal) -> None:
     name = cell.card.name
-    guilty = {image_id for image_id, stage in journal.convicted.items() if stage == name}
+    guilty = journal.convicted(name)
     mine = [reading for reading in readings if cell.wants(reading.record.image_id)]
     photos = [reading.photo for reading in mine if reading.photo and reading.record.image_id not in guilty]
     if photos:

@@ -61,7 +61,7 @@ def read_warily(
     records: Sequence[ImageRecord], limits: Limits, *, batch: int, journal: Journal
 ) -> Generator[list[Reading]]:
     """Batches of readings in order, each announced to ``journal`` first; suspects come alone, convicts are not read."""
-    guilty = {image_id for image_id, stage in journal.convicted.items() if stage == READ}
+    guilty = journal.convicted(READ)
     for group in _groups(records, batch, lambda record: record.image_id in journal.suspects):
         innocent = [record for record in group if record.image_id not in guilty]
         if innocent:

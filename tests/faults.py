@@ -40,6 +40,7 @@ class Faults:
         self._act = act
         self._at = at
         self._only = only
+        self._for_good = False
         self._lock = threading.Lock()
 
     def hit(self, name: str, torn: Callable[[], object] = lambda: None) -> None:
@@ -48,10 +49,14 @@ class Faults:
             return
         with self._lock:
             self.calls.append(name)
-            now = len(self.calls) - 1 == self._at
+            now = len(self.calls) - 1 == self._at or self._for_good
         if now and self._act is not None:
             torn()
             self._act()
+
+    def fail_from_now(self, act: Callable[[], None]) -> None:
+        """Every call from the next one on goes wrong."""
+        self._act, self._for_good = act, True
 
     @contextmanager
     def installed(self) -> Iterator[Faults]:
