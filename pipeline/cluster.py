@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import ray
 
 from pipeline.choices import Pack, Unit
+from pipeline.errors import ExpertLabelsError, WorkerError
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
 from pipeline.labeller import Labeller
@@ -30,26 +32,55 @@ LOADING_DEATHS = 3
 
 
 class PackActor:
-    """A worker process: loads the experts of its pack once, then labels unit after unit."""
+    """A worker process: loads the experts of its pack once, then labels unit after unit.
+
+    What stops it (an expert that does not load, a full disk) is sent to the driver as a row, which says it in one line and
+    ends the job; raised here, it would reach the user as a page of Ray's own frames.
+    """
 
     def __init__(self, store_url: str, pack: str, run: str, retry: bool) -> None:
         self._pack = Pack.model_validate_json(pack)
         self._run = run
         self._retry = retry
-        self._store = LabelStore.open(store_url)
+        self._trouble = ""
+        try:
+            self._store = LabelStore.open(store_url)
+            self._labeller = self._loaded()
+        except Exception as error:
+            self._trouble = _in_one_line(error)
+
+    def _loaded(self) -> Labeller:
         experts = [choice.create() for choice in self._pack.experts]
-        device = "cuda:0" if self._pack.gpus else "cpu"
         for expert in experts:
-            expert.load(device)
+            try:
+                expert.load("cuda:0" if self._pack.gpus else "cpu")
+            except Exception as error:
+                raise WorkerError(f"expert {expert.card.name!r} cannot be loaded: {_in_one_line(error)}") from error
         sizes = {choice.name: choice.batch_size for choice in self._pack.experts if choice.batch_size}
-        self._labeller = Labeller(self._store, experts, effort=self._pack.effort, batch_sizes=sizes)
+        return Labeller(self._store, experts, effort=self._pack.effort, batch_sizes=sizes)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         (text,) = batch["unit"]
         unit = Unit.model_validate_json(str(text))
-        journal = Journal(self._store.storage, self._run, f"{unit.shard.name}.{self._pack.name}")
-        results = self._labeller.label(unit.shard, unit.columns, journal, retry=self._retry)
-        return {"results": [json.dumps([result.model_dump(mode="json") for result in results])]}
+        results: list[CellResult] = []
+        if not self._trouble:
+            journal = Journal(self._store.storage, self._run, f"{unit.shard.name}.{self._pack.name}")
+            try:
+                results = self._labeller.label(unit.shard, unit.columns, journal, retry=self._retry)
+            except (OSError, ExpertLabelsError) as error:
+                self._trouble = f"{unit.shard.name}: {_in_one_line(error)}"
+            except Exception:  # a bug of ours: all of it is wanted
+                self._trouble = f"{unit.shard.name}: {traceback.format_exc()}"
+        rows = json.dumps([result.model_dump(mode="json") for result in results])
+        return {"results": [rows], "trouble": [self._trouble]}
+
+
+def _in_one_line(error: Exception) -> str:
+    return (
+        str(error)
+        if isinstance(error, ExpertLabelsError)
+        else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    )
 
 
 def start_ray(address: str | None, *, cpus: int | None = None) -> None:
@@ -79,15 +110,26 @@ def label_on_ray(
 ) -> Iterator[list[CellResult]]:
     """Labels all units of all packs; yields the results of one unit at a time, as they are committed.
 
-    Every pack has its own pool; the pools work at the same time. Raises what Ray raises when a worker cannot go on at all
-    (experts that do not load, a store that cannot be written).
+    Every pack has its own pool; the pools work at the same time. Raises WorkerError when a worker cannot go on at all: an
+    expert that does not load, a store that cannot be written, a cluster that is gone.
     """
     _quieten()
     streams = [_stream(store_url, pack, units, run, retry) for pack, units in work if units]
     if not streams:
         return
-    for row in streams[0].union(*streams[1:]).iter_rows() if len(streams) > 1 else streams[0].iter_rows():
-        yield [CellResult.model_validate(found) for found in json.loads(row["results"])]
+    stream = streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
+    try:
+        for row in stream.iter_rows():
+            if row["trouble"]:
+                raise WorkerError(
+                    f"a worker cannot go on: {row['trouble']}; what is committed stays, run the job again"
+                )
+            yield [CellResult.model_validate(found) for found in json.loads(row["results"])]
+    except ray.exceptions.RayError as error:
+        last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+        raise WorkerError(
+            f"Ray gave up: {type(error).__name__}: {last}; what is committed stays, run the job again"
+        ) from error
 
 
 def _stream(store_url: str, pack: Pack, units: Sequence[Unit], run: str, retry: bool) -> ray.data.Dataset:

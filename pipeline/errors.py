@@ -3,7 +3,8 @@
 ExpertLabelsError              one line: fact, expectation, way out; the command line prints it and ends with exit code 2
  |- StoreError                 the store is not there, not ours, or of another plan or version
  |   `- DamagedCell            a receipt promises what its files do not hold; `audit --repair` takes it back
- `- JobError                   a job file or an argument asks for something that cannot be
+ |- WorkerError                a labelling worker cannot go on: an expert that does not load, a full disk, no cluster
+`- JobError                   a job file or an argument asks for something that cannot be
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ class StoreError(ExpertLabelsError):
 
 class DamagedCell(StoreError):
     """A committed cell whose files disagree with its receipt."""
+
+
+class WorkerError(ExpertLabelsError):
+    """A labelling worker cannot go on."""
 
 
 class JobError(ExpertLabelsError):

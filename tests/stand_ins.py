@@ -154,3 +154,13 @@ class Hungry(Grey):
 
     def release(self) -> None:
         self.released += 1
+
+
+class Unloadable(Grey):
+    """Cannot be loaded: its weights are not there."""
+
+    def __init__(self) -> None:
+        super().__init__(name="unloadable")
+
+    def load(self, device: str) -> None:
+        raise FileNotFoundError("weights of unloadable are not at hand; run `expert-labels weights fetch`")

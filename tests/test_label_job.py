@@ -75,6 +75,13 @@ def test_a_broken_expert_fills_nothing_and_is_named(tmp_path: Path, photos: Path
     assert committed_cells(store) == 1, "the healthy expert's cell is committed"
 
 
+def test_an_expert_that_does_not_load_ends_the_job_in_one_line(tmp_path: Path, photos: Path) -> None:
+    job = write_job(tmp_path / "job.yaml", store=tmp_path / "store", photos=photos, experts=[stand_in("unloadable")])
+    done = run("label", job)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "expert 'unloadable' cannot be loaded" in done.stderr and "expert-labels weights fetch" in done.stderr
+
+
 def test_retry_asks_again_for_failed_rows_only(tmp_path: Path, photos: Path) -> None:
     good = (photos / "photo0004.png").read_bytes()
     for name in ("photo0004.png", "photo0015.png"):
