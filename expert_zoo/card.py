@@ -44,7 +44,7 @@ class ExpertCard(BaseModel):
     (summary, paper, licence, where the weights lie) may be corrected without relabelling anything.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has none
 
     name: str
     summary: str

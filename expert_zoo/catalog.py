@@ -41,10 +41,15 @@ def create(name: str, *, use: str | None = None, options: Mapping[str, Any] | No
         )
     expert_class = _find_class(name, where)
     options = dict(options or {})
-    accepted = inspect.signature(expert_class).parameters
+    signature = inspect.signature(expert_class)
+    accepted = ", ".join(signature.parameters) or "none"
     for option in options:
-        if option not in accepted:
-            raise ValueError(f"expert {name!r} has no option {option!r}; it takes {', '.join(accepted) or 'none'}")
+        if option not in signature.parameters:
+            raise ValueError(f"expert {name!r} has no option {option!r}; it takes {accepted}")
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise ValueError(f"expert {name!r}: {error} in its options; it takes {accepted}") from error
     expert = expert_class(**options)
     if expert.card.name != name:
         raise ValueError(
@@ -57,10 +62,12 @@ def _find_class(name: str, where: str) -> type[Expert]:
     module_name, _, class_name = where.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"expert {name!r}: cannot import {where!r} ({error}); expected `module:Class` on the path"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Expert)):
-        raise ValueError(f"expert {name!r}: {where!r} is not a subclass of expert_zoo.expert.Expert")
+    if not (isinstance(found, type) and issubclass(found, Expert)) or inspect.isabstract(found):
+        raise ValueError(
+            f"expert {name!r}: {where!r} is not a subclass of expert_zoo.expert.Expert with a label method"
+        )
     return found

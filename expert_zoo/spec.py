@@ -42,7 +42,8 @@ class LabelSpec(BaseModel):
     flip        what else changes when the image is mirrored left-right: a normal's x changes sign
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON has no infinity: a card with one would come back from the store as another version.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Kind
     quantity: Quantity
@@ -59,10 +60,16 @@ class LabelSpec(BaseModel):
     @model_validator(mode="after")
     def _is_whole(self) -> LabelSpec:
         dense = self.kind in ("map", "classes")
-        if dense != (self.dtype is not None and self.channels is not None):
+        if [self.dtype is not None, self.channels is not None] != [dense, dense]:
             raise ValueError(f"kind {self.kind!r}: dtype and channels are for map and classes, and both need them")
-        if self.kind == "classes" and (self.resample != "nearest" or self.ignore not in (255, 65535)):
-            raise ValueError("a class map resamples nearest and has 255 or 65535 as its ignore value")
+        if self.kind == "classes":
+            ignore = 255 if self.dtype == "uint8" else 65535
+            if self.resample != "nearest" or self.channels != 1 or self.ignore != ignore:
+                raise ValueError(f"a class map of {self.dtype} has 1 channel, resamples nearest and ignores {ignore}")
+            if len(self.class_names) > ignore:
+                raise ValueError(f"{len(self.class_names)} class names do not fit {self.dtype} beside {ignore}")
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range {self.value_range}: expected the lower end first")
         if self.kind in ("classes", "instances") and not self.class_names:
             raise ValueError(f"kind {self.kind!r} needs class_names")
         if self.kind == "map" and self.resample != "bilinear":
