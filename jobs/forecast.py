@@ -81,8 +81,7 @@ def forecast(job: Job, say: Callable[[str], None]) -> Forecast:
             islice((r for shard in store.plan.shards() for r in store.records(shard)), 2 * CALIBRATION_PHOTOS)
         )
         say(f"calibrating {len(experts)} experts on {len(records)} photos")
-        gpus = _gpus()
-        packs = packs_of(job, cpus=job.ray.cpus or os.cpu_count() or 1, gpus=gpus)
+        packs = packs_of(job, cpus=job.ray.cpus or os.cpu_count() or 1, gpus=_gpus())
         costs: dict[str, tuple[float, float]] = {}
         seconds = 0.0
         for pack in packs:
@@ -144,6 +143,8 @@ def _calibrate(
 
 
 def _gpus() -> int:
+    # As Ray does for a worker of one CPU; it counts only if it is set before torch is imported for the first time.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
     return torch.cuda.device_count()

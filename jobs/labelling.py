@@ -43,7 +43,7 @@ def retry(job: Job, say: Say) -> Summary:
 
 def prepare(job: Job, experts: Iterable[Expert], say: Say) -> LabelStore:
     """The job's store with a plan and a card for every expert. Everything cheap that can be wrong is found here."""
-    planned = open_or_plan(job)
+    planned = open_or_plan(job, say=say)
     for rejection in planned.rejections:
         examples = ", ".join(rejection.examples[:2])
         say(f"left out: {rejection.count} x {rejection.reason} ({rejection.source}; {examples})")

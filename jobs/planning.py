@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Planned:
     rejections: tuple[RejectionCount, ...] = ()
 
 
-def open_or_plan(job: Job, *, aside: str | None = None) -> Planned:
+def open_or_plan(job: Job, *, aside: str | None = None, say: Callable[[str], None] | None = None) -> Planned:
     """The job's store: opened if there is one, planned from the job's images if there is none (then ``aside``, if given).
 
     A resume does not scan the sources again: the store's own manifest says which images there are. Raises JobError for
@@ -42,6 +42,8 @@ def open_or_plan(job: Job, *, aside: str | None = None) -> Planned:
     except StoreError as error:
         if "no store at" not in str(error):
             raise
+        if say is not None:
+            say(f"{aside or job.store}: a new store; reading {job.manifest or f'{len(job.images)} source(s)'}")
         return _plan(job, aside or job.store, asked)
     _check_same(job, store, asked)
     return Planned(store)

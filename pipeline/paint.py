@@ -27,6 +27,8 @@ MAX_ASPECT = 2.0
 NO_SIZE = (3, 4)
 #: Share of the class colour over the photo.
 CLASS_OPACITY = 0.55
+#: Boxes that the detector itself half doubts are stored, not drawn: a page of them hides the photo.
+SHOWN_SCORE = 0.3
 #: Boxes and words below this many are drawn; more only make a picture unreadable.
 MAX_SHAPES = 300
 
@@ -192,7 +194,8 @@ def _paint_boxes(spec: LabelSpec, value: Instances, under_HW3: Image_HW3, size: 
     draw = ImageDraw.Draw(image)
     scale_x, scale_y = image.width / size[1], image.height / size[0]
     text_size, stroke = max(9, image.height // 18), max(1, image.height // 90)
-    for row in reversed(range(min(len(value.boxes_N4), MAX_SHAPES))):  # the best last, on top
+    sure = int((value.scores_N >= SHOWN_SCORE).sum())
+    for row in reversed(range(min(sure, MAX_SHAPES))):  # the best last, on top
         left, top, right, bottom = np.rint(value.boxes_N4[row] * (scale_x, scale_y, scale_x, scale_y)).tolist()
         colour = class_colour(int(value.class_ids_N[row]))
         # Edges lie on pixel boundaries: a box over the whole image ends with its last pixel.
