@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,22 +34,27 @@ def failing(code: int) -> Callable[[], None]:
 
 
 class Faults:
-    """While `installed`: ``act`` instead of the ``at``-th call (0 is the first). ``calls``: the names of all so far."""
+    """While `installed`: ``act`` instead of the ``at``-th call (0 is the first).
+
+    ``calls``: the names of all so far; ``paths``: the last argument of each, which is the file that it makes or changes.
+    """
 
     def __init__(self, act: Callable[[], None] | None = None, *, at: int = -1, only: str = "") -> None:
         self.calls: list[str] = []
+        self.paths: list[str] = []
         self._act = act
         self._at = at
         self._only = only
         self._for_good = False
         self._lock = threading.Lock()
 
-    def hit(self, name: str, torn: Callable[[], object] = lambda: None) -> None:
+    def hit(self, name: str, path: object, torn: Callable[[], object] = lambda: None) -> None:
         """Counts one call. ``torn`` does the part of it that still happens."""
         if self._only not in ("", name):
             return
         with self._lock:
             self.calls.append(name)
+            self.paths.append(str(Path(f"/proc/self/fd/{path}").readlink()) if isinstance(path, int) else str(path))
             now = len(self.calls) - 1 == self._at or self._for_good
         if now and self._act is not None:
             torn()
@@ -72,7 +78,7 @@ class Faults:
 
     def _counting(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
-            self.hit(name)
+            self.hit(name, arguments[1] if name in ("link", "replace", "rename") else arguments[0])
             return real(*arguments, **options)
 
         return counted
@@ -82,7 +88,7 @@ class Faults:
             if not set(mode) & set("wxa+"):
                 return real(file, mode, buffering, *arguments, **options)
             assert "b" in mode, "the store writes bytes"
-            self.hit("open")
+            self.hit("open", file)
             size = buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE
             return io.BufferedWriter(_CountingFile(self, file, mode.replace("b", "")), size)
 
@@ -96,7 +102,7 @@ class _CountingFile(io.FileIO):
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        self._faults.hit("write", torn=lambda: super(_CountingFile, self).write(view[: len(view) // 2]))
+        self._faults.hit("write", self.name, lambda: super(_CountingFile, self).write(view[: len(view) // 2]))
         return super().write(view)
 
 

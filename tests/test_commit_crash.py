@@ -249,6 +249,30 @@ def test_a_disk_error_anywhere_while_planning(tmp_path: Path, error: Callable[[]
         assert [r for s in store.plan.shards() for r in store.records(s)] == list(manifest.records()), (at, call)
 
 
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_power_cut_finds_the_files_before_the_name_that_promises_them(tmp_path: Path, scenario: str) -> None:
+    """What is not synced may be lost in any order: data, then their entries in the folder, then the receipt's name, then
+    that name's entry."""
+    prepare(tmp_path, scenario)
+    place = copy_of_before(tmp_path, "traced")
+    with Faults().installed() as faults:
+        act(tmp_path, place, scenario)
+    steps = [(call, Path(path)) for call, path in zip(faults.calls, faults.paths, strict=True)]
+    promises = [at for at, (call, path) in enumerate(steps) if call in ("link", "replace") and path.suffix == ".json"]
+    promises = [at for at in promises if "attempts" not in steps[at][1].parts]  # the journal need not be durable
+    assert len(promises) == (1 if scenario == "plan" else 2 if scenario == "label" else 1)
+    for promise in promises:
+        folder = steps[promise][1].parent
+        created = {path for call, path in steps[:promise] if call == "open" and path.parent == folder}
+        assert len(created) >= 2
+        for file in created:
+            last_write = max(at for at, step in enumerate(steps[:promise]) if step == ("write", file))
+            synced = [at for at, step in enumerate(steps[:promise]) if step == ("fsync", file) and at > last_write]
+            assert synced, f"{file.name} may be lost after {steps[promise]}"
+            assert ("fsync", folder) in steps[synced[0] : promise], f"the entry of {file.name} may be lost"
+        assert ("fsync", folder) in steps[promise:], "the promise itself may be lost after it was given"
+
+
 PLANNERS = """
 import os, sys, time
 import pandas  # by pyarrow on first use, once here instead of in every child
