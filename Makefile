@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FIND_PYTHON := $$(command -v $(PYTHON) || command -v python3)
 CODE := manifests expert_zoo pipeline jobs tests bench
 
 .PHONY: demo test test-long check format lint types bench accuracy lock clean help
@@ -13,8 +14,8 @@ help:            ## this list
 
 # Installed once, again when the lock changes. `python3` serves where there is no python3.11 on the path.
 $(INSTALLED): requirements.lock setup.cfg pyproject.toml
-	@command -v $(PYTHON) >/dev/null || command -v python3 >/dev/null || { echo "Python 3.11 is needed"; exit 1; }
-	$$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
+	@$(FIND_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(FIND_PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
@@ -49,7 +50,7 @@ bench: $(INSTALLED)     ## throughput, planning and listing, as ratios within on
 	$(BIN)/python -m bench.run
 
 accuracy: $(INSTALLED)  ## the pocket experts on 500 held-out scenes (docs/pocket.md)
-	$(BIN)/python -m expert_zoo.pocket.evaluate
+	$(BIN)/python -m bench.pocket_accuracy --scenes 500 --words
 
 lock:                   ## pin the newest versions that setup.cfg allows
 	$(BIN)/pip install --quiet uv

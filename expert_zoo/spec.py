@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from expert_zoo.labels import ClassMap, DenseMap, Instances, Label, Picture, Scores, Status, Text, Words
 
 Kind = Literal["map", "classes", "instances", "words", "text", "score", "image"]
-Quantity = Literal["depth", "inverse_depth", "normal", "edge", "class", "objects", "words", "caption", "match", "photo"]
+Quantity = Literal["depth", "inverse_depth", "normal", "edge", "class", "objects", "words", "caption", "match", "photo", "other"]
 
 #: A picture's format becomes the ending of a file name.
 FORMAT_PATTERN = re.compile(r"[a-z0-9]{1,8}")
@@ -31,7 +31,8 @@ class LabelSpec(BaseModel):
     """The meaning of one label column.
 
     kind        how it is stored (docs/store-format.md)
-    quantity    what it measures: decides how two columns are compared (`audit --against`) and drawn (`preview`)
+    quantity    what it measures: decides how two columns are compared (`audit --against`) and drawn (`preview`); "other" is drawn
+                as grey where it is a map, and compared with nothing
     dtype       of the stored PNG, dense kinds only
     channels    of the stored PNG, dense kinds only
     value_range (low, high) in units; None: every map has its own, kept as scale and bias beside it

@@ -61,6 +61,7 @@ def retry(job_file: JobPath, as_json: AsJson = False) -> None:
 
 
 app.command()(store_commands.status)
+app.command()(store_commands.failures)
 app.command()(store_commands.audit)
 app.command()(store_commands.preview)
 app.command()(store_commands.export)

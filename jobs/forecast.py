@@ -18,6 +18,7 @@ from jobs.terminal import aligned, duration, size
 from manifests.manifest import ManifestWriter
 from manifests.record import ImageRecord, to_batch
 from pipeline.choices import Pack
+from pipeline.filling import CellResult
 from pipeline.journal import Journal
 from pipeline.labeller import Labeller
 from pipeline.store import LabelStore, missing_cells
@@ -53,13 +54,15 @@ class Forecast:
         return asdict(self)
 
     def lines(self) -> list[str]:
+        if not self.columns:
+            return [f"{self.images} images in {self.shards} shard(s); nothing is missing"]
         table = [["expert", "cells missing", "images", "ms/image", "kB/image", "worker time", "size"]]
         for c in self.columns:
             cost = [duration(c.images * c.seconds_per_image), size(c.images * c.bytes_per_image)]
             each = [f"{1000 * c.seconds_per_image:.1f}", f"{c.bytes_per_image / 1000:.1f}"]
             table.append([c.column.split("@")[0], str(c.cells), str(c.images), *each, *cost])
         return [
-            f"{self.images} images in {self.shards} shards; measured on {self.calibrated_on} of them, on this machine",
+            f"{self.images} images in {self.shards} shard(s); measured on {self.calibrated_on} of them, on this machine",
             *aligned(table),
             f"in all about {duration(self.seconds)} on {self.workers} worker(s) like this one, and {size(self.bytes)}",
         ]
@@ -69,52 +72,49 @@ def forecast(job: Job, say: Callable[[str], None]) -> Forecast:
     """Missing cells of the job, and their cost by calibration. A store that does not exist yet is planned aside and dropped."""
     experts = job.create_experts()
     with tempfile.TemporaryDirectory(prefix="expert-labels-") as folder:
-        planned = open_or_plan(job, aside=str(Path(folder) / "store"))
-        store = planned.store
-        columns = [expert.card.column for expert in experts]
-        missing = dict.fromkeys(columns, (0, 0))
-        for shard, lacking in missing_cells(store, columns):
-            for column in lacking:
-                cells, images = missing[column]
-                missing[column] = (cells + 1, images + len(shard))
-        records = list(
-            islice((r for shard in store.plan.shards() for r in store.records(shard)), 2 * CALIBRATION_PHOTOS)
-        )
-        say(f"calibrating {len(experts)} experts on {len(records)} photos")
-        packs = packs_of(job, cpus=job.ray.cpus or os.cpu_count() or 1, gpus=_gpus())
-        costs: dict[str, tuple[float, float]] = {}
-        seconds = 0.0
-        for pack in packs:
-            names = {choice.name for choice in pack.experts}
-            hosted = [expert for expert in experts if expert.card.name in names]
-            costs |= _calibrate(pack, hosted, records, Path(folder) / pack.name)
-            work = sum(missing[e.card.column][1] * costs[e.card.column][0] for e in hosted)
-            seconds = max(seconds, work / pack.actors[1])  # the pools of the packs work at the same time
-    found = tuple(
-        ColumnForecast(
-            column=c,
-            cells=missing[c][0],
-            images=missing[c][1],
-            seconds_per_image=costs[c][0],
-            bytes_per_image=costs[c][1],
-        )
-        for c in columns
-    )
+        store = open_or_plan(job, aside=str(Path(folder) / "store")).store
+        missing = _missing(store, [expert.card.column for expert in experts])
+        records = list(islice((r for s in store.plan.shards() for r in store.records(s)), 2 * CALIBRATION_PHOTOS))
+        wanted = [expert for expert in experts if expert.card.column in missing]
+        columns: list[ColumnForecast] = []
+        seconds, workers = 0.0, 0
+        if wanted:
+            say(f"calibrating {len(wanted)} expert(s) on {len(records)} photos")
+            for pack in packs_of(job, cpus=job.ray.cpus or os.cpu_count() or 1, gpus=_gpus()):
+                names = {choice.name for choice in pack.experts}
+                hosted = [expert for expert in wanted if expert.card.name in names]
+                if hosted:
+                    found = _calibrate(pack, hosted, records, missing, Path(folder) / pack.name)
+                    busy = min(pack.actors[1], max(column.cells for column in found))
+                    # The pools of the packs work at the same time: the slowest one decides.
+                    seconds = max(seconds, sum(c.images * c.seconds_per_image for c in found) / busy)
+                    workers += busy
+                    columns += found
     return Forecast(
-        columns=found,
+        columns=tuple(columns),
         images=store.plan.images,
         shards=len(store.plan),
         calibrated_on=len(records) - len(records) // 2,
-        workers=sum(pack.actors[1] for pack in packs),
+        workers=workers,
         seconds=seconds,
-        bytes=sum(c.images * c.bytes_per_image for c in found),
+        bytes=sum(c.images * c.bytes_per_image for c in columns),
     )
 
 
+def _missing(store: LabelStore, columns: list[str]) -> dict[str, tuple[int, int]]:
+    """(cells, images) that each column lacks; columns that lack nothing are left out."""
+    missing: dict[str, tuple[int, int]] = {}
+    for shard, lacking in missing_cells(store, columns):
+        for column in lacking:
+            cells, images = missing.get(column, (0, 0))
+            missing[column] = (cells + 1, images + len(shard))
+    return missing
+
+
 def _calibrate(
-    pack: Pack, experts: list[Expert], records: list[ImageRecord], folder: Path
-) -> dict[str, tuple[float, float]]:
-    """Column -> (worker seconds, bytes) per image: the pack's wall time, shared out by what each expert computed."""
+    pack: Pack, experts: list[Expert], records: list[ImageRecord], missing: dict[str, tuple[int, int]], folder: Path
+) -> list[ColumnForecast]:
+    """What one image costs: the pack's wall time on one worker, shared out by what each expert computed."""
     half = max(1, len(records) // 2)
     with ManifestWriter(str(folder / "manifest.parquet"), seed=0) as writer:
         writer.write(to_batch(records))
@@ -124,22 +124,30 @@ def _calibrate(
         store.add_column(expert.card)
     labeller = Labeller(store, experts, effort=pack.effort)
     columns = [expert.card.column for expert in experts]
-    results, wall = [], 0.0
+    results: list[CellResult] = []
+    wall = 0.0
     for shard in store.plan.shards():  # the last one counts
         start = time.perf_counter()
         results = labeller.label(shard, columns, Journal(store.storage, "calibration", shard.name))
         wall = (time.perf_counter() - start) / len(shard)
     for expert in experts:
         expert.release()
-    receipts = [result.receipt for result in results]
-    computed = {r.column: max(r.seconds.compute, 1e-9) for r in receipts if r}
-    costs = {}
+    computed = sum(result.seconds.compute for result in results) or 1.0
+    forecasts = []
     for result in results:
-        share = computed.get(result.column, 0.0) / (sum(computed.values()) or 1.0)
-        receipt = result.receipt
-        stored = receipt.table.bytes + (receipt.tar.bytes if receipt.tar else 0) if receipt else 0
-        costs[result.column] = (wall * share, stored / result.images)
-    return costs
+        files = (result.receipt.table, result.receipt.tar) if result.receipt else ()
+        stored = sum(entry.bytes for entry in files if entry)
+        cells, images = missing[result.column]
+        forecasts.append(
+            ColumnForecast(
+                column=result.column,
+                cells=cells,
+                images=images,
+                seconds_per_image=wall * result.seconds.compute / computed,
+                bytes_per_image=stored / result.images,
+            )
+        )
+    return forecasts
 
 
 def _gpus() -> int:

@@ -11,7 +11,7 @@ from types import FrameType
 
 from expert_zoo.expert import Expert
 from jobs.job import Job
-from jobs.planning import Work, open_or_plan, packs_of, shared_out
+from jobs.planning import Work, check_same_plan, open_or_plan, packs_of, shared_out
 from jobs.progress import Progress
 from jobs.summary import ColumnSummary, Summary
 from pipeline.errors import JobError
@@ -36,8 +36,14 @@ def retry(job: Job, say: Say) -> Summary:
     """Asks again for the failed rows of the job's committed cells; each cell is replaced whole, or stays as it was."""
     experts = job.create_experts()
     store = LabelStore.open(job.store)
+    check_same_plan(job, store)
     known = store.columns()
-    columns = [expert.card.column for expert in experts if expert.card.column in known]
+    columns = []
+    for expert in experts:
+        if expert.card.column in known:
+            columns.append(expert.card.column)
+        else:
+            say(f"not in the store: {expert.card.column}; `expert-labels label` makes that column")
     return _run(job, store, experts, list(failed_cells(store, columns)), say, retry=True)
 
 
@@ -65,14 +71,15 @@ def _run(
     for _, columns in cells:
         for column in columns:
             summary.columns[column].asked += 1
-    what = "failed rows" if retry else "missing cells"
+    grid = f"{job.store}: {store.plan.images} images in {len(store.plan)} shard(s)"
+    asked = sum(column.asked for column in summary.columns.values())
     if not cells:
-        say(f"nothing to do: no {what} among {len(store.plan)} shards x {len(experts)} experts in {job.store}")
+        missing = "no row of these experts failed" if retry else "no cell of these experts is missing"
+        say(
+            f"{grid}; nothing to do: {missing} (images were fixed when the store was planned; new ones need a new store)"
+        )
         return summary
-    say(
-        f"{job.store}: {store.plan.images} images in {len(store.plan)} shards; "
-        f"{sum(c.asked for c in summary.columns.values())} cells with {what}"
-    )
+    say(f"{grid}; {asked} cell(s) {'with failed rows' if retry else 'missing'}; starting Ray and loading the experts")
     from pipeline import cluster  # imports ray, which takes seconds: only when there is work
 
     start = time.time()

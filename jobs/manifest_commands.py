@@ -91,13 +91,16 @@ def check(manifest: ManifestPath) -> None:
 
 def experts(
     name: Annotated[str | None, typer.Argument(help="Show this expert's whole card.")] = None,
+    use: Annotated[
+        str | None, typer.Option("--use", metavar="module:Class", help="Your own class, as in a job file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """The experts that a job file can name, with version, licence and what they say."""
     from expert_zoo.catalog import EXPERTS, create
 
     try:
-        cards = [create(known).card for known in ([name] if name else EXPERTS)]
+        cards = [create(known, use=use).card for known in ([name] if name else EXPERTS)]
     except ValueError as error:
         raise JobError(str(error)) from error
     if name:

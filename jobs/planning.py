@@ -36,7 +36,6 @@ def open_or_plan(job: Job, *, aside: str | None = None, say: Callable[[str], Non
     A resume does not scan the sources again: the store's own manifest says which images there are. Raises JobError for
     images that cannot be found, StoreError where the store was planned from something else.
     """
-    asked = [dict(source.model_dump(mode="json")) for source in job.images]
     try:
         store = LabelStore.open(job.store)
     except StoreError as error:
@@ -44,26 +43,31 @@ def open_or_plan(job: Job, *, aside: str | None = None, say: Callable[[str], Non
             raise
         if say is not None:
             say(f"{aside or job.store}: a new store; reading {job.manifest or f'{len(job.images)} source(s)'}")
-        return _plan(job, aside or job.store, asked)
-    _check_same(job, store, asked)
+        return _plan(job, aside or job.store)
+    check_same_plan(job, store)
     return Planned(store)
 
 
-def _plan(job: Job, url: str, asked: list[dict[str, Any]]) -> Planned:
+def _sources(job: Job) -> list[dict[str, Any]]:
+    return [dict(source.model_dump(mode="json")) for source in job.images]
+
+
+def _plan(job: Job, url: str) -> Planned:
     try:
         if job.manifest is not None:
             manifest = Manifest.open(job.manifest)
             return Planned(LabelStore.create(url, manifest, shard_size=job.shard_size))
         with tempfile.TemporaryDirectory(prefix="expert-labels-") as folder:
             report = build(job.images, str(Path(folder) / "manifest.parquet"), seed=job.seed)
-            store = LabelStore.create(url, report.manifest, shard_size=job.shard_size, sources=asked)
+            store = LabelStore.create(url, report.manifest, shard_size=job.shard_size, sources=_sources(job))
         return Planned(store, report.rejections)
     except ValueError as error:
         raise JobError(str(error)) from error
 
 
-def _check_same(job: Job, store: LabelStore, asked: list[dict[str, Any]]) -> None:
-    plan = store.plan
+def check_same_plan(job: Job, store: LabelStore) -> None:
+    """Raises StoreError, naming the differences, where ``store`` was planned from something else than ``job`` asks."""
+    plan, asked = store.plan, _sources(job)
     differences = []
     if plan.shard_size != job.shard_size:
         differences.append(f"shard_size {plan.shard_size} there, {job.shard_size} in the job")

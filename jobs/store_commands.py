@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jobs.terminal import AsJson, Columns, StorePath, aligned, say, show, size
+from jobs.terminal import AsJson, Columns, StorePath, aligned, say, short_names, show, size
 from pipeline.errors import JobError
 
 if TYPE_CHECKING:
@@ -51,9 +52,25 @@ def status(
         f"{found.url}: {found.plan.images} images in {found.shards} shards of {found.plan.shard_size}",
         *aligned(table),
     ]
-    reasons = {} if found.rows is None else found.rows.reasons
-    lines += [f"  {times} x {reason}" for reason, times in list(reasons.items())[:SHOWN]]
+    if found.rows is not None and found.rows.reasons:
+        reasons = ", ".join(f"{times} x {reason}" for reason, times in list(found.rows.reasons.items())[:SHOWN])
+        lines.append(f"reasons, counted in the rows of all experts: {reasons}; `expert-labels failures` lists them")
     show(lines, found.model_dump(mode="json") | {"complete": found.complete}, as_json)
+
+
+def failures(
+    store_url: StorePath,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many rows.")] = 1000,
+    columns: Columns = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which images failed, for which expert, and why. `expert-labels retry` asks for these again."""
+    from pipeline.status import failed_rows
+    from pipeline.store import LabelStore
+
+    rows = list(islice(failed_rows(LabelStore.open(store_url), columns), limit))
+    lines = [f"{row.image_id}  {row.column.split('@')[0]}  {row.reason}  {row.uri}" for row in rows]
+    show(lines or ["no failed rows"], [row.model_dump(mode="json") for row in rows], as_json)
 
 
 def audit(
@@ -167,11 +184,12 @@ def export(
 
 def agreement_lines(rows: Sequence[AgreementRow]) -> list[str]:
     """One line a comparison: the headline metric, and on how many images it rests."""
+    names = short_names([name for row in rows for name in (row.column, row.truth)])
     table = [["expert", "against", "metric", "value", "better", "images", "without label"]]
     for row in rows:
         value, better = f"{row.metrics[row.headline]:.4f}", "higher" if row.higher_is_better else "lower"
         counts = [str(int(row.metrics["compared"])), str(int(row.metrics["without_label"]))]
-        table.append([row.column.split("@")[0], row.truth.split("@")[0], row.headline, value, better, *counts])
+        table.append([names[row.column], names[row.truth], row.headline, value, better, *counts])
     return aligned(table)
 
 

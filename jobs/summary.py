@@ -15,12 +15,17 @@ SHOWN_REASONS = 5
 
 @dataclass
 class ColumnSummary:
-    """One column. ``asked``: cells this run was to fill; ``left``: found committed by somebody else meanwhile."""
+    """One column in one run.
+
+    ``asked``: cells to fill (or, in a retry, to mend); ``left`` as they were: another job had committed them, or a retry
+    mended nothing. ``images``: of the committed cells; ``labelled``: rows that this run asked the expert for.
+    """
 
     asked: int = 0
     committed: int = 0
     left: int = 0
     images: int = 0
+    labelled: int = 0
     refused: list[str] = field(default_factory=list)
     rows: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -44,6 +49,8 @@ class Summary:
 
     def add(self, result: CellResult) -> None:
         column = self.columns[result.column]
+        column.labelled += result.labelled
+        column.seconds.add(result.seconds)
         if result.refused:
             column.refused.append(result.refused)
         elif result.receipt is None:
@@ -53,7 +60,6 @@ class Summary:
             column.committed += 1
             column.images += result.images
             column.bytes += receipt.table.bytes + (receipt.tar.bytes if receipt.tar else 0)
-            column.seconds.add(receipt.seconds)
             column.rows.update({"ok": receipt.rows.ok, "empty": receipt.rows.empty, "failed": receipt.rows.failed})
             column.reasons.update(receipt.rows.reasons)
 
@@ -76,22 +82,35 @@ class Summary:
         }
 
     def lines(self) -> list[str]:
-        """The summary as a table for a terminal: statuses, bytes, and where the workers' seconds went."""
-        head = ["expert", "cells", "ok", "empty", "failed", "kB/image", "read", "wait", "compute", "encode", "write"]
-        table = [head]
-        for name, column in self.columns.items():
-            seconds = [f"{value:.1f}s" for value in column.seconds.model_dump().values()]
-            size = f"{column.bytes / 1000 / column.images:.1f}" if column.images else "-"
+        """The summary for a terminal: statuses and sizes per expert, reasons, and where the workers' seconds went."""
+        worked = {name: column for name, column in self.columns.items() if column.asked}
+        if not worked:
+            return []
+        table = [["expert", "cells", "ok", "empty", "failed", "kB/image", "compute", "encode", "write"]]
+        for name, column in worked.items():
             rows = [str(column.rows[status]) for status in ("ok", "empty", "failed")]
-            table.append([name.split("@")[0], f"{column.committed}/{column.asked}", *rows, size, *seconds])
+            stored = f"{column.bytes / 1000 / column.images:.1f}" if column.images else "-"
+            seconds = [
+                f"{value:.1f}s" for value in (column.seconds.compute, column.seconds.encode, column.seconds.write)
+            ]
+            table.append([name.split("@")[0], f"{column.committed}/{column.asked}", *rows, stored, *seconds])
         lines = aligned(table)
         reasons: Counter[str] = Counter()
-        for column in self.columns.values():
+        for column in worked.values():
             reasons.update(column.reasons)
-        lines += [f"  {times} x {reason}" for reason, times in reasons.most_common(SHOWN_REASONS)]
-        lines += [
-            f"refused: {refusal}" for column in self.columns.values() for refusal in column.refused[:SHOWN_REASONS]
-        ]
-        images = max((column.images for column in self.columns.values()), default=0)
-        rate = f", {images / self.working:.1f} images/s" if self.working and images else ""
+        if reasons:
+            counts = ", ".join(f"{times} x {reason}" for reason, times in reasons.most_common(SHOWN_REASONS))
+            lines.append(f"reasons, counted in the rows of all experts: {counts}")
+        left = sum(column.left for column in worked.values())
+        if left:
+            lines.append(
+                f"{left} cells stayed as they were: another job had committed them, or nothing in them was mended"
+            )
+        for column in worked.values():
+            lines += [f"refused: {refusal}" for refusal in column.refused[:SHOWN_REASONS]]
+        reading = sum(column.seconds.read for column in worked.values())
+        waiting = sum(column.seconds.wait for column in worked.values())
+        labels = sum(column.labelled for column in worked.values())
+        rate = f", {labels / self.working:.1f} labels/s" if self.working and labels else ""
+        lines.append(f"reading photos {reading:.1f}s beside the models, models waiting for them {waiting:.1f}s")
         return [*lines, f"start-up {self.start_up:.1f}s, labelling {self.working:.1f}s{rate}"]

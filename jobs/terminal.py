@@ -43,6 +43,12 @@ def aligned(table: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> li
     ]
 
 
+def short_names(columns: Sequence[str]) -> dict[str, str]:
+    """``expert@version`` -> ``expert``, but the whole where two versions of one expert would look alike."""
+    experts = [column.split("@")[0] for column in set(columns)]
+    return {column: column.split("@")[0] if experts.count(column.split("@")[0]) == 1 else column for column in columns}
+
+
 def size(count: float) -> str:
     """Bytes as a person says them: 12 kB, 3.4 MB."""
     for unit_size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):

@@ -14,7 +14,7 @@ from expert_zoo.card import ExpertCard
 from expert_zoo.labels import Label
 from pipeline.codec import DENSE, decode, member_ending, table_schema
 from pipeline.errors import DamagedCell
-from pipeline.receipt import FileEntry, Rows
+from pipeline.receipt import FileEntry, Receipt, Rows
 from pipeline.storage import DataFile, Storage
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -101,8 +101,9 @@ def _tar_header(name: str, size: int) -> bytes:
 class CellReader:
     """The rows of one committed cell and, on demand, their labels. Use as a context manager."""
 
-    def __init__(self, card: ExpertCard, table: pa.Table, tar: IO[bytes] | None) -> None:
+    def __init__(self, card: ExpertCard, receipt: Receipt, table: pa.Table, tar: IO[bytes] | None) -> None:
         self.card = card
+        self.receipt = receipt
         self.rows: list[dict[str, Any]] = table.to_pylist()
         self._tar = tar
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from expert_zoo.card import ExpertCard
 from expert_zoo.labels import Label
@@ -29,7 +29,8 @@ SHOWN_REASONS = 3
 class CellResult(BaseModel):
     """What became of one cell: committed (its receipt), left to another worker (neither), or refused (why).
 
-    ``started``: when its worker began the unit, in seconds since the epoch on the worker's clock.
+    ``labelled``: rows that were asked in this run. ``seconds``: spent on them in this run; a receipt adds up all runs that
+    its cell took. ``started``: when the worker began the unit, in seconds since the epoch on the worker's clock.
     """
 
     column: str
@@ -37,6 +38,8 @@ class CellResult(BaseModel):
     images: int
     receipt: Receipt | None = None
     refused: str = ""
+    labelled: int = 0
+    seconds: Seconds = Field(default_factory=Seconds)
     started: float = 0.0
 
 
@@ -86,6 +89,7 @@ class CellInWork:
         self._readable = 0
         self._failures: dict[str, int] = {}
         self._mended = 0
+        self._asked_so_far = 0
         self._settled = False
 
     def wants(self, image_id: str) -> bool:
@@ -94,6 +98,7 @@ class CellInWork:
     def put(self, reading: Reading, label: Label) -> None:
         """The next label. Called in manifest order; rows of the old cell that come before it are copied first."""
         self._keep_until(reading.record.image_id)
+        self._asked_so_far += 1
         self._mended += label.status != "failed"
         if reading.photo is not None:
             self._readable += 1
@@ -113,7 +118,13 @@ class CellInWork:
         self._keep_until(None)
         for written in self._on_their_way:
             written.result()
-        result = CellResult(column=self.card.column, shard=self._shard.index, images=len(self._shard))
+        result = CellResult(
+            column=self.card.column,
+            shard=self._shard.index,
+            images=len(self._shard),
+            labelled=self._asked_so_far,
+            seconds=self.seconds,
+        )
         refusal = self._refusal(failure_limit)
         if refusal or (self._old and not self._mended):
             return result.model_copy(update={"refused": refusal})
@@ -121,8 +132,11 @@ class CellInWork:
         self._settled = True
         start = time.perf_counter()
         # The receipt is part of the writing it reports on; what cannot be known yet is the time of its own few fsyncs.
+        total = self.seconds.model_copy()
+        if self._old is not None:
+            total.add(self._old.receipt.seconds)
         receipt = self._store.commit(
-            self.card, self._shard, self._attempt, self._writer, self.seconds, replace=self._old is not None
+            self.card, self._shard, self._attempt, self._writer, total, replace=self._old is not None
         )
         self.seconds.write += time.perf_counter() - start
         return result.model_copy(update={"receipt": receipt})

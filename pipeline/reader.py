@@ -41,7 +41,7 @@ class LabelReader:
             card = store.card(column)
             if card.name in self.cards and self.cards[card.name].column != column:
                 both = f"{self.cards[card.name].column} and {column}"
-                raise StoreError(f"{store.storage.url} has {both}; name the one to read as expert@version")
+                raise StoreError(f"{store.storage.url} has {both}; name the one to read as expert@version (--column)")
             self.cards[card.name] = card
         self._committed = {name: store.committed(card.column) for name, card in self.cards.items()}
 

@@ -15,7 +15,7 @@ PACKAGES = (
     "torch",
     "ray",
     "numpy",
-    "opencv-python",
+    "opencv-python-headless",
     "pillow",
     "onnxruntime",
     "rapidocr",

@@ -1,9 +1,9 @@
-"""Status: how far a store is, from listings alone or, where failures are asked for, from its receipts."""
+"""Status: how far a store is, from listings alone or, where failures are asked for, from its receipts; and what failed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel, Field
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pipeline.errors import StoreError
 from pipeline.plan import ShardPlan
 from pipeline.receipt import Receipt, Rows, Seconds
-from pipeline.store import LabelStore
+from pipeline.store import LabelStore, failed_cells
 
 #: Receipts read at once: each is a kilobyte, so on an object store the time is all waiting.
 READERS = 16
@@ -106,6 +106,39 @@ def status(store: LabelStore, *, failures: bool = False) -> Status:
         )
         found.columns.append(_with_receipts(store, about, sorted(committed)) if failures else about)
     return found
+
+
+class FailedRow(BaseModel):
+    """One label that is failed: which image, by which column, and why."""
+
+    column: str
+    shard: int
+    image_id: str
+    reason: str
+    uri: str
+
+
+def failed_rows(store: LabelStore, columns: Sequence[str] | None = None) -> Iterator[FailedRow]:
+    """Every failed row of the committed cells of ``columns`` (default: all), shard after shard, in manifest order.
+
+    Reads the receipts of all cells and the tables of those with failures. Raises StoreError for a column that is not
+    there, DamagedCell for a cell that cannot be read.
+    """
+    chosen = [store.column_of(name) for name in columns] if columns is not None else list(store.columns())
+    for shard, failing in failed_cells(store, chosen):
+        uris = {record.image_id: record.uri for record in store.records(shard)}
+        for column in failing:
+            with store.read(column, shard) as cell:
+                for row in cell.rows:
+                    if row["status"] == "failed":
+                        image_id = row["image_id"]
+                        yield FailedRow(
+                            column=column,
+                            shard=shard.index,
+                            image_id=image_id,
+                            reason=row["reason"],
+                            uri=uris[image_id],
+                        )
 
 
 def _with_receipts(store: LabelStore, about: ColumnStatus, committed: Sequence[int]) -> ColumnStatus:

@@ -172,7 +172,7 @@ class LabelStore:
         if receipt.plan != self.plan.fingerprint or receipt.column != column or receipt.shard != shard.index:
             raise StoreError(
                 f"{name} belongs to plan {receipt.plan}, {receipt.column}, shard {receipt.shard}; expected plan "
-                f"{self.plan.fingerprint}, {column}, shard {shard.index}: it came from another store, remove it by hand"
+                f"{self.plan.fingerprint}, {column}, shard {shard.index}: it came from another store; `expert-labels audit --repair` takes it back"
             )
         return receipt
 
@@ -234,7 +234,7 @@ class LabelStore:
             raise DamagedCell(
                 f"cell {column}/{shard.name}: {error}; `expert-labels audit --repair` takes it back"
             ) from error
-        return CellReader(self.card_cached(column), table, tar)
+        return CellReader(self.card_cached(column), receipt, table, tar)
 
     def remove_files(self, receipt: Receipt) -> None:
         """Deletes the data files that ``receipt`` names."""

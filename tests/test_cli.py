@@ -35,7 +35,7 @@ def shell(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 def test_every_command_has_help_that_says_more_than_its_name() -> None:
     top = runner.invoke(app, ["--help"])
-    commands = ["label", "retry", "status", "audit", "preview", "export", "experts", "version", "manifest"]
+    commands = ["label", "retry", "status", "failures", "audit", "preview", "export", "experts", "version", "manifest"]
     assert top.exit_code == 0 and all(command in top.output for command in commands)
     for command in [*([c] for c in commands), *(["manifest", c] for c in ("build", "show", "stats", "check"))]:
         found = runner.invoke(app, [*command, "--help"])
@@ -47,6 +47,15 @@ def test_status_lists_columns_and_with_failures_their_reasons(store: str) -> Non
     assert quick["complete"] and all(column["rows"] is None for column in quick["columns"])
     slow = runner.invoke(app, ["status", store, "--failures"])
     assert slow.exit_code == 0 and "x empty file" in slow.stdout
+
+
+def test_failures_names_image_expert_and_reason(store: str) -> None:
+    rows = json.loads(runner.invoke(app, ["failures", store, "-c", "grey", "--json"]).stdout)
+    assert len(rows) == 1 and rows[0]["column"].startswith("grey@") and rows[0]["reason"].startswith("empty file")
+    assert rows[0]["uri"].endswith("photo%203.png") and rows[0]["image_id"].startswith("photo-3-")
+    everybody = runner.invoke(app, ["failures", store]).stdout.splitlines()
+    assert len(everybody) == len(LabelStore.open(store).columns())
+    assert len(runner.invoke(app, ["failures", store, "--limit", "2"]).stdout.splitlines()) == 2
 
 
 def test_audit_is_clean_or_exit_code_1_and_repair_takes_back(tmp_path: Path) -> None:
@@ -145,7 +154,11 @@ def test_a_missing_folder_is_one_line_before_ray_starts(tmp_path: Path) -> None:
         tmp_path / "job.yaml", store=tmp_path / "store", photos=tmp_path / "none", experts=[stand_in("grey")]
     )
     done = shell("label", str(job))
-    assert done.returncode == 2 and str(tmp_path / "none") in done.stderr and done.stderr.count("\n") == 1
+    told = done.stderr.splitlines()
+    assert (
+        done.returncode == 2 and told[-1].startswith(f"error: {tmp_path / 'none'}") and "Traceback" not in done.stderr
+    )
+    assert not any("Ray" in line for line in told)
     assert not (tmp_path / "store").exists()
 
 

@@ -20,7 +20,7 @@ from expert_zoo.spec import LabelSpec
 from pipeline.cell import CellReader, CellWriter, EncodedRow
 from pipeline.codec import encode, encode_png, table_schema
 from pipeline.errors import DamagedCell
-from pipeline.receipt import FileEntry
+from pipeline.receipt import FileEntry, Receipt, Rows, Seconds
 from pipeline.storage import Storage, open_storage
 from tests.conftest import comparable
 from tests.stand_ins import SQUARES, card
@@ -31,6 +31,22 @@ MATCH = LabelSpec(kind="score", quantity="match")
 PHOTO = LabelSpec(kind="image", quantity="photo")
 NORMAL = LabelSpec(
     kind="map", quantity="normal", dtype="uint8", channels=3, value_range=(-1.0, 1.0), resample="bilinear"
+)
+
+
+NO_RECEIPT = Receipt(
+    column="expert@0123456789",
+    shard=0,
+    attempt="a",
+    plan="p",
+    rows=Rows(),
+    table=FileEntry(name="cell.parquet", bytes=0, sha256=""),
+    seconds=Seconds(),
+    licence="",
+    commercial_use=True,
+    committed_at="",
+    host="",
+    packages={},
 )
 
 
@@ -67,7 +83,7 @@ def write(
 
 def read(storage: Storage, spec: LabelSpec, tar: FileEntry | None) -> CellReader:
     table = pq.read_table(storage.open("cell.parquet"))
-    return CellReader(card("expert", spec), table, storage.open("cell.tar") if tar else None)
+    return CellReader(card("expert", spec), NO_RECEIPT, table, storage.open("cell.tar") if tar else None)
 
 
 def through(spec: LabelSpec, *values: Value) -> list[Value]:
@@ -104,7 +120,8 @@ def test_a_map_is_right_to_half_a_step(values: np.ndarray, dtype: str, fixed: bo
     assert found.values.dtype == np.float32 and found.values.shape == values.shape
     low, high = value_range or (low, high)
     half_step = (high - low) / (255 if dtype == "uint8" else 65535) / 2
-    rounding = np.spacing(np.abs(values).max()).astype(np.float64)  # of float32, and of the bias in float64
+    widest = np.float32(max(abs(low), abs(high)))  # what is read may be larger than what was written
+    rounding = np.spacing(widest).astype(np.float64)  # of float32, and of the bias in float64
     error = np.abs(found.values.astype(np.float64) - values.astype(np.float64))
     assert error.max() <= half_step * (1 + 1e-9) + rounding
 
