@@ -49,7 +49,7 @@ def status(
             row += ["-"] * 5
         table.append(row)
     lines = [
-        f"{found.url}: {found.plan.images} images in {found.shards} shards of {found.plan.shard_size}",
+        f"{found.url}: {found.plan.images} images in {found.shards} shard(s) of {found.plan.shard_size}",
         *aligned(table),
     ]
     if found.rows is not None and found.rows.reasons:
