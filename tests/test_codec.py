@@ -120,8 +120,7 @@ def test_a_map_is_right_to_half_a_step(values: np.ndarray, dtype: str, fixed: bo
     assert found.values.dtype == np.float32 and found.values.shape == values.shape
     low, high = value_range or (low, high)
     half_step = (high - low) / (255 if dtype == "uint8" else 65535) / 2
-    widest = np.float32(max(abs(low), abs(high)))  # what is read may be larger than what was written
-    rounding = np.spacing(widest).astype(np.float64)  # of float32, and of the bias in float64
+    rounding = float(np.spacing(np.float32(max(abs(low), abs(high)))))  # of the result, which is float32
     error = np.abs(found.values.astype(np.float64) - values.astype(np.float64))
     assert error.max() <= half_step * (1 + 1e-9) + rounding
 
