@@ -58,6 +58,25 @@ def at_once(count: int, work: Callable[[int], None]) -> None:
         raise raised[0]
 
 
+def test_all_ways_to_name_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my store #1 \u00e9"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ways = [
+        str(folder),
+        folder.name,
+        f"~/{folder.name}",
+        folder.as_uri(),
+        f"local://{folder}",
+        f"{tmp_path}/x/../{folder.name}",
+    ]
+    for number, way in enumerate(ways):
+        storage = open_storage(way)
+        assert isinstance(storage, LocalStorage) and storage.root == folder == Path(storage.url), way
+        assert storage.publish(f"n{number}", b"x")
+    assert len(list(folder.iterdir())) == len(ways)
+
+
 # ---- one contract
 
 

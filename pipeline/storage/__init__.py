@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from manifests.location import local_path
 from pipeline.storage.contract import TEMPORARY, DataFile, Entry, Storage
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.remote import RemoteStorage
@@ -13,6 +12,6 @@ __all__ = ["TEMPORARY", "DataFile", "Entry", "LocalStorage", "RemoteStorage", "S
 
 def open_storage(url: str) -> Storage:
     """The storage at a local path, a file:// URL, or any other URL that fsspec knows."""
-    if "://" not in url or url.startswith(("file://", "local://")):
-        return LocalStorage(Path(url.split("://", 1)[-1]).expanduser().absolute())
-    return RemoteStorage(url)
+    url = url.removeprefix("local://")
+    local = local_path(url)
+    return RemoteStorage(url) if local is None else LocalStorage(local)
