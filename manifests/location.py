@@ -88,7 +88,7 @@ def replacing(where: str) -> Iterator[BinaryIO]:
             raise
         return
     local.parent.mkdir(parents=True, exist_ok=True)
-    beside = local.with_name(f".{local.name}.{token}.tmp")
+    beside = local.with_name(f"{local.name}.{token}.tmp")
     try:
         with beside.open("xb") as stream:
             yield stream

@@ -30,7 +30,7 @@ __all__ = ["AgreementRow", "AuditReport", "Finding", "Garbage", "Repairs", "agre
 #: Called with (cells done, cells in all).
 Progress = Callable[[int, int], None]
 _RECEIPT = re.compile(r"shard-\d{6,}\.json")
-_PLANNING = re.compile(r"\.?[0-9a-f]{32}\." + re.escape(MANIFEST) + r"(\.[0-9a-f]+\.tmp)?")
+_PLANNING = re.compile(r"[0-9a-f]{32}\." + re.escape(MANIFEST) + r"(\.[0-9a-f]+\.tmp)?")
 
 
 def audit(
