@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from expert_zoo.labels import ClassMap, DenseMap, Instances, Label, Picture, Scores, Status, Text, Words
 
 Kind = Literal["map", "classes", "instances", "words", "text", "score", "image"]
-Quantity = Literal["depth", "inverse_depth", "normal", "edge", "class", "objects", "words", "caption", "match", "photo", "other"]
+Quantity = Literal[
+    "depth", "inverse_depth", "normal", "edge", "class", "objects", "words", "caption", "match", "photo", "other"
+]
 
 #: A picture's format becomes the ending of a file name.
 FORMAT_PATTERN = re.compile(r"[a-z0-9]{1,8}")
