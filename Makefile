@@ -18,7 +18,7 @@ $(INSTALLED): requirements.lock setup.cfg pyproject.toml
 	$(FIND_PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 install: $(INSTALLED)   ## the environment in .venv, from requirements.lock
