@@ -7,3 +7,6 @@ from pathlib import Path
 from typing import Final
 
 WEIGHTS: Final = Path(__file__).with_name("pocket.safetensors")
+
+STRIDE: Final = 16
+"""The network takes pictures whose sides are multiples of this many pixels."""

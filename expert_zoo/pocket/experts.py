@@ -22,15 +22,14 @@ from expert_zoo import scene_specs
 from expert_zoo.card import ExpertCard, Weights
 from expert_zoo.expert import Expert, Needs, Photo
 from expert_zoo.labels import ClassMap, DenseMap, Label, instances
-from expert_zoo.pocket import WEIGHTS
+from expert_zoo.pocket import STRIDE, WEIGHTS
 from expert_zoo.spec import LabelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Pixels of the photo's long side as the network sees it, and what each side is padded to a multiple of.
+#: Pixels of the photo's long side as the network sees it.
 SIDE = 256
-STRIDE = 16
 PARAMETERS = 930_681
 
 #: Detections: local maxima of at least this score, at most this many, none overlapping a better one of its class by more.

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from expert_zoo.pocket import STRIDE
 from manifests.scenes.world import CLASSES, THINGS
 
-STRIDE: Final = 16
 DENSE: Final = {"depth": 1, "normal": 3, "edge": 1, "classes": len(CLASSES)}
 """Channels of each head that speaks of every pixel."""
 
@@ -55,7 +55,7 @@ class Residual(nn.Module):
 
 
 class PocketNetwork(nn.Module):
-    """Trunk down to stride 16 or 32 cells, up again to stride 2 with additive skips, and the heads."""
+    """Trunk down to stride 32, up again to stride 2 with additive skips, and the heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def load_network(path: Path, *, device: str = "cpu") -> PocketNetwork:
     absent, strange = network.load_state_dict(saved, strict=False)
     assert not strange and all(name.endswith("num_batches_tracked") for name in absent), (absent, strange)
     fold_norms(network.eval())
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last).to(device)
 
 
 def fold_norms(module: nn.Module) -> None:

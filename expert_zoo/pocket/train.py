@@ -1,6 +1,6 @@
 """Train the pocket network on rendered scenes.
 
-    python -m expert_zoo.pocket.train --seed 0 --scenes 8000 --steps 6000 --out pocket.safetensors
+    python -m expert_zoo.pocket.train --seed 0 --scenes 8000 --steps 2400 --out pocket.safetensors
 
 Renders the training scenes once into a cache folder, then trains with AdamW, a cosine schedule and an exponential average of the
 weights, which is what is saved. Runs on CPU in bfloat16.
@@ -27,7 +27,7 @@ from expert_zoo.pocket.network import PocketNetwork, save_network
 from expert_zoo.pocket.scene_cache import EDGE_BIT, fill_cache
 
 TRAIN_SEED = 1000
-"""Scenes of this seed are for training, those of HELD_OUT_SEED (see `evaluate`) for measuring."""
+"""Scenes of this seed are for training, those of HELD_OUT_SEED in bench/pocket_accuracy.py for measuring."""
 
 
 def train(
@@ -154,9 +154,9 @@ def main() -> None:
     parser.add_argument(
         "--scenes", type=int, default=8000, help=f"how many scenes of seed {TRAIN_SEED} to render and train on"
     )
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument(
         "--cache", type=Path, default=Path("pocket-scenes"), help="folder for the rendered scenes, 0.6 MB each"
     )
