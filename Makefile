@@ -57,4 +57,4 @@ lock:                   ## pin the newest versions that setup.cfg allows
 	$(BIN)/uv pip compile setup.cfg --extra dev --python-version 3.11 --no-header --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) out/demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

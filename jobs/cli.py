@@ -78,18 +78,16 @@ def _end_of_run(summary: Summary, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: user errors are one line and exit code 2, Ctrl-C is exit code 130, bugs keep their traceback."""
+    """Entry point: user errors are one line and exit code 2, bugs keep their traceback; typer makes Ctrl-C exit code 130."""
     sys.path.insert(0, str(Path.cwd()))  # so that `use: my_experts:Canny` in a job file finds ./my_experts.py
     try:
         app()
     except ExpertLabelsError as error:
         say(f"error: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)  # `expert-labels experts | head` has what it wanted
+    except OSError as error:  # a place that cannot be written or read: a full disk, no permission, a file for a folder
+        say(f"error: {error.strerror or error}: {error.filename or 'no file named'}; expected a place that can be used")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from jobs.terminal import aligned, duration, size
 from manifests.manifest import ManifestWriter
 from manifests.record import ImageRecord, to_batch
 from pipeline.choices import Pack
+from pipeline.errors import JobError
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
 from pipeline.labeller import Labeller
@@ -120,9 +121,13 @@ def _calibrate(
         writer.write(to_batch(records))
     store = LabelStore.create(str(folder / "store"), writer.manifest, shard_size=half)
     for expert in experts:
-        expert.load("cuda:0" if pack.gpus else "cpu")
+        try:
+            expert.load("cuda:0" if pack.gpus else "cpu")
+        except Exception as error:
+            raise JobError(f"expert {expert.card.name!r} cannot be loaded: {type(error).__name__}: {error}") from error
         store.add_column(expert.card)
-    labeller = Labeller(store, experts, effort=pack.effort)
+    sizes = {choice.name: choice.batch_size for choice in pack.experts if choice.batch_size}
+    labeller = Labeller(store, experts, effort=pack.effort, batch_sizes=sizes)
     columns = [expert.card.column for expert in experts]
     results: list[CellResult] = []
     wall = 0.0

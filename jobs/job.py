@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from expert_zoo.catalog import create
 from expert_zoo.expert import Expert
-from manifests.sources import AnySource
+from manifests.sources import AnySource, Folder
 from pipeline.choices import ExpertChoice
 from pipeline.errors import JobError
 from pipeline.photos import Limits
@@ -27,8 +27,8 @@ class PackChoice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     experts: tuple[str, ...] = Field(min_length=1)
-    cpus: float | None = Field(None, gt=0)
-    gpus: float | None = Field(None, ge=0)
+    cpus: float | None = Field(None, gt=0, allow_inf_nan=False)
+    gpus: float | None = Field(None, ge=0, allow_inf_nan=False)
     actors: tuple[int, int] | None = None
 
     @field_validator("actors", mode="before")
@@ -51,6 +51,12 @@ class RayChoice(BaseModel):
     address: str | None = None
     cpus: int | None = Field(None, gt=0)
 
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        if self.address and self.cpus:
+            raise ValueError("cpus are of a Ray that is started here; the cluster at an address has its own")
+        return self
+
 
 def _expert_list(value: Any) -> Any:
     """``- ocr`` and ``- image: {long_side: 512, batch_size: 4}`` become choices; what is not ours is an option."""
@@ -62,6 +68,8 @@ def _expert_list(value: Any) -> Any:
             choices.append({"name": item})
         elif isinstance(item, dict) and len(item) == 1:
             ((name, settings),) = item.items()
+            if not isinstance(settings, dict | None):
+                raise ValueError(f"{name}: expected options as `key: value`, got {settings!r}")
             settings = dict(settings or {})
             ours = {key: settings.pop(key) for key in ("use", "batch_size") if key in settings}
             choices.append({"name": name, "options": settings, **ours})
@@ -84,7 +92,7 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    store: str
+    store: str = Field(min_length=1)
     images: tuple[AnySource, ...] = ()
     manifest: str | None = None
     experts: Annotated[tuple[ExpertChoice, ...], BeforeValidator(_expert_list)] = Field(min_length=1)
@@ -103,6 +111,11 @@ class Job(BaseModel):
         if bool(self.images) == (self.manifest is not None):
             raise ValueError(
                 "give either `images` (sources to build a manifest from) or `manifest` (one already built)"
+            )
+        folders = [source.name for source in self.images if isinstance(source, Folder)]
+        if len(folders) != len(set(folders)):
+            raise ValueError(
+                "images: two folders of one name; give each its own `name`, which keeps their image ids apart"
             )
         names = [choice.name for choice in self.experts]
         twice = {name for name in names if names.count(name) > 1}

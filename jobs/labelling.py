@@ -6,7 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from expert_zoo.expert import Expert
@@ -14,7 +14,8 @@ from jobs.job import Job
 from jobs.planning import Work, check_same_plan, open_or_plan, packs_of, shared_out
 from jobs.progress import Progress
 from jobs.summary import ColumnSummary, Summary
-from pipeline.errors import JobError
+from pipeline.choices import Pack
+from pipeline.errors import DamagedCell, JobError
 from pipeline.plan import Shard
 from pipeline.store import LabelStore, failed_cells, missing_cells
 
@@ -59,9 +60,18 @@ def prepare(job: Job, experts: Iterable[Expert], say: Say) -> LabelStore:
         )
     for expert in experts:
         planned.store.add_column(expert.card)
+        _check_first_receipt(planned.store, expert.card.column)
         if not expert.card.commercial_use:
             say(f"licence: {expert.card.name} is for non-commercial use ({expert.card.licence})")
     return planned.store
+
+
+def _check_first_receipt(store: LabelStore, column: str) -> None:
+    """A column that was copied in from another store is noticed, at the price of one receipt."""
+    committed = store.committed(column)
+    if committed:
+        with suppress(DamagedCell):  # an audit's business: the other cells are none the worse for it
+            store.receipt(column, store.plan.shard(min(committed)))
 
 
 def _run(
@@ -83,20 +93,36 @@ def _run(
     from pipeline import cluster  # imports ray, which takes seconds: only when there is work
 
     start = time.time()
+    run = uuid.uuid4().hex[:12]
     cluster.start_ray(job.ray.address, cpus=job.ray.cpus)
     try:
         cpus, gpus = cluster.cluster_size()
-        work = shared_out(cells, packs_of(job, cpus=cpus, gpus=gpus), experts)
-        _follow(store, work, summary, start, retry)
+        packs = packs_of(job, cpus=cpus, gpus=gpus)
+        _check_room(packs, cpus, gpus, may_grow=job.ray.address is not None, say=say)
+        _follow(store, shared_out(cells, packs, experts), summary, start, run, retry)
     finally:
         cluster.stop_ray()
+        store.forget_attempts(run)  # after the workers are gone: they write there
     return summary
 
 
-def _follow(store: LabelStore, work: Work, summary: Summary, start: float, retry: bool) -> None:
+def _check_room(packs: list[Pack], cpus: float, gpus: float, *, may_grow: bool, say: Say) -> None:
+    """Ray would wait for ever, without a word, for a worker that fits nowhere."""
+    for pack in packs:
+        if pack.cpus > cpus or pack.gpus > gpus:
+            experts = ", ".join(choice.name for choice in pack.experts)
+            lacking = (
+                f"the pack of {experts} wants {pack.cpus:g} CPUs and {pack.gpus:g} GPUs a worker; "
+                f"there are {cpus:g} CPUs and {gpus:g} GPUs"
+            )
+            if not may_grow:
+                raise JobError(f"{lacking}; ask for less, or give the address of a larger cluster (ray.address)")
+            say(f"waiting for the cluster to grow: {lacking}")
+
+
+def _follow(store: LabelStore, work: Work, summary: Summary, start: float, run: str, retry: bool) -> None:
     from pipeline.cluster import label_on_ray
 
-    run = uuid.uuid4().hex[:12]
     began = float("inf")
     with Progress(work) as progress, _termination_as_interrupt():
         try:
@@ -107,8 +133,6 @@ def _follow(store: LabelStore, work: Work, summary: Summary, start: float, retry
                 progress.add(results)
         except KeyboardInterrupt:
             summary.interrupted = True
-        finally:
-            store.forget_attempts(run)
     end = time.time()
     summary.start_up = max(0.0, min(began, end) - start)
     summary.working = end - start - summary.start_up

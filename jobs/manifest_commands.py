@@ -99,6 +99,8 @@ def experts(
     """The experts that a job file can name, with version, licence and what they say."""
     from expert_zoo.catalog import EXPERTS, create
 
+    if use and not name:
+        raise JobError(f"--use {use} is the class of one expert; name it: `expert-labels experts NAME --use {use}`")
     try:
         cards = [create(known, use=use).card for known in ([name] if name else EXPERTS)]
     except ValueError as error:

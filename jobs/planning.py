@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from expert_zoo.expert import Expert
 from jobs.job import Job, PackChoice
 from manifests.build import RejectionCount, build
 from manifests.manifest import Manifest
+from manifests.sources import AnySource
 from pipeline.choices import Pack, Unit
 from pipeline.errors import JobError, StoreError
 from pipeline.labeller import Effort
@@ -52,6 +55,14 @@ def _sources(job: Job) -> list[dict[str, Any]]:
     return [dict(source.model_dump(mode="json")) for source in job.images]
 
 
+def _completed(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sources as an older version stored them, with the defaults of keys that came since."""
+    try:
+        return [dict(s.model_dump(mode="json")) for s in TypeAdapter(list[AnySource]).validate_python(sources)]
+    except ValidationError:
+        return sources
+
+
 def _plan(job: Job, url: str) -> Planned:
     try:
         if job.manifest is not None:
@@ -72,13 +83,16 @@ def check_same_plan(job: Job, store: LabelStore) -> None:
     if plan.shard_size != job.shard_size:
         differences.append(f"shard_size {plan.shard_size} there, {job.shard_size} in the job")
     if job.manifest is not None:
-        manifest = Manifest.open(job.manifest)
+        try:
+            manifest = Manifest.open(job.manifest)
+        except ValueError as error:
+            raise JobError(str(error)) from error
         if manifest.fingerprint != plan.manifest:
             differences.append(f"manifest {plan.manifest[:12]} there, {manifest.fingerprint[:12]} at {job.manifest}")
     else:
         if plan.seed != job.seed:
             differences.append(f"seed {plan.seed} there, {job.seed} in the job")
-        if plan.sources != asked:
+        if _completed(plan.sources) != asked:
             differences.append(f"images {json.dumps(plan.sources)} there, {json.dumps(asked)} in the job")
     if differences:
         raise StoreError(

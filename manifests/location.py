@@ -23,7 +23,7 @@ def local_path(where: str) -> Path | None:
         return Path(os.fsdecode(unquote_to_bytes(urlsplit(where).path)))
     if _URL.match(where):
         return None
-    return Path(os.path.abspath(Path(where).expanduser()))  # noqa: PTH100 - resolve() would tie uris to link targets
+    return Path(os.path.abspath(os.path.expanduser(where)))  # noqa: PTH100, PTH111 - resolve() ties uris to link targets, Path raises for ~nobody
 
 
 def encoded_uri(url: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
 import numpy as np
 import ray
 
@@ -43,6 +44,7 @@ class PackActor:
         self._run = run
         self._retry = retry
         self._trouble = ""
+        cv2.setNumThreads(max(1, int(self._pack.cpus)))  # unlike torch, it does not look at what Ray grants
         try:
             self._store = LabelStore.open(store_url)
             self._labeller = self._loaded()
@@ -64,8 +66,8 @@ class PackActor:
         unit = Unit.model_validate_json(str(text))
         results: list[CellResult] = []
         if not self._trouble:
-            journal = Journal(self._store.storage, self._run, f"{unit.shard.name}.{self._pack.name}")
             try:
+                journal = Journal(self._store.storage, self._run, f"{unit.shard.name}.{self._pack.name}")
                 results = self._labeller.label(unit.shard, unit.columns, journal, retry=self._retry)
             except (OSError, ExpertLabelsError) as error:
                 self._trouble = f"{unit.shard.name}: {_in_one_line(error)}"
@@ -90,8 +92,15 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> None:
     # Ray's own chatter (token notes, core-worker hints) would drown our progress; its log files keep all of it.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
-    with _hushed():
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
+    try:
+        with _hushed():
+            # "local" and not None, which would join a cluster that happens to run here or that RAY_ADDRESS names.
+            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the cluster at {address}" if address else "a local Ray"
+        raise WorkerError(
+            f"cannot reach {where}: {' '.join(str(error).split())[:300]}; look at `ray` in the job file"
+        ) from error
 
 
 def stop_ray() -> None:

@@ -53,11 +53,16 @@ class EncodeThreads:
 
     def submit(self, cell: CellInWork, reading: Reading, label: Label) -> Future[None]:
         self._room.acquire()
-        encoded = self._encoders.submit(_encode, cell.card, reading, label)
+        # Sizes and not the photo: what waits for encoding must not keep a photo in memory.
+        size = (reading.photo.height, reading.photo.width) if reading.photo else (None, None)
+        encoded = self._encoders.submit(_encode, cell.card, reading.record.image_id, size, label)
         return self._writer.submit(self._write, cell, encoded)
 
     def keep(self, cell: CellInWork, row: EncodedRow) -> Future[None]:
-        return self._writer.submit(cell.write, row, 0.0)
+        self._room.acquire()
+        ready: Future[tuple[EncodedRow, float]] = Future()
+        ready.set_result((row, 0.0))
+        return self._writer.submit(self._write, cell, ready)
 
     def _write(self, cell: CellInWork, encoded: Future[tuple[EncodedRow, float]]) -> None:
         try:
@@ -136,7 +141,7 @@ class CellInWork:
         if self._old is not None:
             total.add(self._old.receipt.seconds)
         receipt = self._store.commit(
-            self.card, self._shard, self._attempt, self._writer, total, replace=self._old is not None
+            self.card, self._shard, self._attempt, self._writer, total, replacing=self._old.receipt if self._old else None
         )
         self.seconds.write += time.perf_counter() - start
         return result.model_copy(update={"receipt": receipt})
@@ -164,15 +169,16 @@ class CellInWork:
         )
 
 
-def _encode(card: ExpertCard, reading: Reading, label: Label) -> tuple[EncodedRow, float]:
+def _encode(
+    card: ExpertCard, image_id: str, size: tuple[int | None, int | None], label: Label
+) -> tuple[EncodedRow, float]:
     start = time.perf_counter()
-    photo = reading.photo
     row: dict[str, object] = {
-        "image_id": reading.record.image_id,
+        "image_id": image_id,
         "status": label.status,
         "reason": label.reason,
-        "height": photo.height if photo else None,
-        "width": photo.width if photo else None,
+        "height": size[0],
+        "width": size[1],
     }
     columns, member = encode(card.spec, label.value) if label.value is not None else ({}, None)
     return EncodedRow(row | columns, member), time.perf_counter() - start

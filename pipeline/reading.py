@@ -14,6 +14,11 @@ from manifests.record import ImageRecord
 from pipeline.journal import KILLED, READ, Journal
 from pipeline.photos import Limits, PhotoError, read_photo
 
+#: Decoded photos that one worker holds, as far as the largest photo so far tells. Phone photos of 12 megapixels: 14.
+AHEAD_BYTES = 512_000_000
+#: What a photo is taken for before one was seen: 12 megapixels.
+USUAL_BYTES = 36_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -38,19 +43,27 @@ def read(record: ImageRecord, limits: Limits) -> Reading:
 def read_ahead(
     records: Sequence[ImageRecord], limits: Limits, *, batch: int, threads: int, ahead: int
 ) -> Generator[list[Reading]]:
-    """Batches of readings in order, with up to ``ahead`` photos decoded or in work beyond the batch that is asked for."""
+    """Batches of readings in order, with up to ``ahead`` photos decoded or in work beyond the batch that is asked for.
+
+    Fewer, and smaller batches, where the photos are so large that they would fill AHEAD_BYTES of memory.
+    """
     with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
         to_come = iter(records)
         in_work: deque[Future[Reading]] = deque()
+        largest, seen = USUAL_BYTES, 0
 
         def fill() -> None:
-            for record in islice(to_come, max(0, batch + ahead - len(in_work))):
+            room = max(1, min(batch + ahead, AHEAD_BYTES // largest))
+            for record in islice(to_come, max(0, room - len(in_work))):
                 in_work.append(pool.submit(read, record, limits))
 
         try:
             fill()
             while in_work:
                 readings = [in_work.popleft().result() for _ in range(min(batch, len(in_work)))]
+                sizes = (reading.photo.pixels_HW3.nbytes for reading in readings if reading.photo)
+                seen = max([seen, *sizes])
+                largest = seen or USUAL_BYTES
                 fill()
                 yield readings
         finally:

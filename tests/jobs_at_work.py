@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import yaml
 
 from pipeline.errors import StoreError
@@ -34,7 +35,8 @@ def make_photos(folder: Path, count: int, *, seed: int = 0) -> Path:
 
 
 def write_job(path: Path, *, store: Path, photos: Path, experts: Sequence[object], **more: object) -> Path:
-    job = {"store": str(store), "images": [{"source": "folder", "path": str(photos)}], "experts": list(experts)}
+    job: dict[str, object] = {"store": str(store), "images": [{"source": "folder", "path": str(photos)}]}
+    job |= {"experts": list(experts), "ray": {"cpus": 2}}  # the same number of workers on any machine
     path.write_text(yaml.safe_dump(job | more), encoding="utf-8")
     return path
 
@@ -55,6 +57,8 @@ def start(command: str, job: Path, *more: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell that starts tests in the background has them ignore SIGINT, and so their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -70,7 +74,11 @@ def run(command: str, job: Path, *more: str, timeout: float = 300) -> subprocess
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the whole process group at once, as a machine that loses power."""
+    """SIGKILL for the driver, its Ray and its workers (which have groups of their own) as nearly at once as can be."""
+    for pid in psutil.pids():
+        with suppress(ProcessLookupError):
+            if os.getsid(pid) == process.pid and pid != process.pid:
+                os.kill(pid, signal.SIGKILL)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -163,4 +163,4 @@ class Unloadable(Grey):
         super().__init__(name="unloadable")
 
     def load(self, device: str) -> None:
-        raise FileNotFoundError("weights of unloadable are not at hand; run `expert-labels weights fetch`")
+        raise FileNotFoundError("the weights of unloadable are not there; copy them beside it")

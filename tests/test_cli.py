@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from pipeline.errors import StoreError
 from pipeline.store import LabelStore
 from tests.jobs_at_work import ROOT, make_photos, stand_in, write_job
 from tests.small_store import every_kind, small_store
@@ -142,6 +143,7 @@ def test_a_dry_run_forecasts_and_leaves_nothing_behind(tmp_path: Path) -> None:
         (["status", "nowhere"], "no store at nowhere"),
         (["manifest", "show", "none.parquet"], "cannot read none.parquet"),
         (["preview", "nowhere"], "no store at nowhere"),
+        (["status", "foo://bar"], "foo"),
     ],
 )
 def test_what_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str], said: str) -> None:
@@ -160,6 +162,44 @@ def test_a_missing_folder_is_one_line_before_ray_starts(tmp_path: Path) -> None:
     )
     assert not any("Ray" in line for line in told)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_store_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("not a folder")
+    photos = make_photos(tmp_path / "photos", 2)
+    done = shell(
+        "label",
+        str(write_job(tmp_path / "j.yaml", store=tmp_path / "store", photos=photos, experts=[stand_in("grey")])),
+    )
+    assert (
+        done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.splitlines()[-1].startswith("error: ")
+    )
+    assert (tmp_path / "store").read_text() == "not a folder"
+
+
+def test_a_dry_run_with_an_expert_that_does_not_load_is_one_line(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", 2)
+    job = write_job(tmp_path / "j.yaml", store=tmp_path / "s", photos=photos, experts=[stand_in("unloadable")])
+    done = shell("label", str(job), "--dry-run")
+    assert (
+        done.returncode == 2
+        and "expert 'unloadable' cannot be loaded" in done.stderr
+        and "Traceback" not in done.stderr
+    )
+
+
+def test_a_column_copied_in_from_another_store_is_refused(tmp_path: Path) -> None:
+    ours = small_store(tmp_path / "ours", every_kind()[:2], photos=6)
+    other = small_store(tmp_path / "other", every_kind()[:2], photos=7)
+    column = next(column for column in ours.columns() if column.startswith("grey@"))
+    for path in (Path(ours.storage.url) / ours.folder(column)).iterdir():
+        path.unlink()
+    for path in (Path(other.storage.url) / other.folder(column)).iterdir():
+        path.rename(Path(ours.storage.url) / ours.folder(column) / path.name)
+    from jobs.labelling import _check_first_receipt
+
+    with pytest.raises(StoreError, match="belongs to plan"):
+        _check_first_receipt(ours, column)
 
 
 def test_a_store_of_other_images_is_not_touched(tmp_path: Path) -> None:

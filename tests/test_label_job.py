@@ -79,7 +79,14 @@ def test_an_expert_that_does_not_load_ends_the_job_in_one_line(tmp_path: Path, p
     job = write_job(tmp_path / "job.yaml", store=tmp_path / "store", photos=photos, experts=[stand_in("unloadable")])
     done = run("label", job)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "expert 'unloadable' cannot be loaded" in done.stderr and "expert-labels weights fetch" in done.stderr
+    assert "expert 'unloadable' cannot be loaded" in done.stderr and "copy them beside it" in done.stderr
+
+
+def test_a_pack_that_fits_nowhere_is_said_so_instead_of_waited_for(tmp_path: Path, photos: Path) -> None:
+    packs = [{"experts": ["grey"], "cpus": 64}]
+    job = write_job(tmp_path / "job.yaml", store=tmp_path / "s", photos=photos, experts=[stand_in("grey")], packs=packs)
+    done = run("label", job)
+    assert done.returncode == 2 and "the pack of grey wants 64 CPUs" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_retry_asks_again_for_failed_rows_only(tmp_path: Path, photos: Path) -> None:
@@ -103,12 +110,14 @@ def test_retry_asks_again_for_failed_rows_only(tmp_path: Path, photos: Path) -> 
                 assert old["reason"].startswith("empty file") and new["status"] == "ok" and new["member"]
             else:
                 assert old == new
-    assert "no failed rows" not in run("retry", job).stderr, "the other row is still failed, and may be asked again"
+    third = run("retry", job)
+    assert "1 cell(s) with failed rows" in third.stderr, "the other row is still failed, and may be asked again"
+    assert third.returncode == 0 and "1 cells stayed as they were" in third.stdout
 
 
 def test_an_interrupt_ends_the_run_cleanly_and_the_next_one_finishes(tmp_path: Path, photos: Path) -> None:
     store = tmp_path / "store"
-    slow = {"grey": {"use": "tests.stand_ins:Grey", "delay": 0.2}}
+    slow = {"grey": {"use": "tests.stand_ins:Grey", "delay": 0.8}}
     job = write_job(tmp_path / "job.yaml", store=store, photos=photos, experts=[slow], shard_size=2)
     for sent in (signal.SIGINT, signal.SIGTERM):
         before = committed_cells(store)

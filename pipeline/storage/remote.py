@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import IO, Any
 
-import fsspec
-
+from manifests.location import filesystem
+from pipeline.errors import StoreError
 from pipeline.storage.contract import DataFile, Entry, Storage, checked
 
 #: memory:// checks before it writes, which promises nothing to other threads; no other place is shared by threads only.
@@ -24,7 +24,10 @@ class RemoteStorage(Storage):
         self.url = url.rstrip("/")
         self.shared = not url.startswith("memory://")
         self._fs: Any
-        self._fs, self._root = fsspec.core.url_to_fs(self.url)
+        try:
+            self._fs, self._root = filesystem(self.url)
+        except ValueError as error:
+            raise StoreError(str(error)) from error
 
     def path(self, name: str) -> str:
         return f"{self._root}/{checked(name)}"
