@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from expert_zoo.spec import LabelSpec
 
@@ -58,6 +59,19 @@ class ExpertCard(BaseModel):
     licence: str
     commercial_use: bool
     paper: str = ""
+    #: Fields of the spec that a newer version of this package wrote: unknown here, yet part of what decides a label.
+    _unknown: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: bytes) -> ExpertCard:
+        """The card in a store's JSON. Fields that it does not know are ignored, which the constructor never does.
+
+        Raises pydantic's ValidationError.
+        """
+        card = cls.model_validate_json(text, extra="ignore")
+        spec = json.loads(text)["spec"]
+        card._unknown = {name: spec[name] for name in spec if name not in LabelSpec.model_fields}
+        return card
 
     @field_validator("name")
     @classmethod
@@ -76,7 +90,7 @@ class ExpertCard(BaseModel):
             "weights": [weights.sha256 for weights in self.weights],
             "preprocessing": self.preprocessing,
             "processing": self.processing,
-            "spec": self.spec.model_dump(mode="json"),
+            "spec": self.spec.model_dump(mode="json") | self._unknown,
             "revision": self.revision,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:VERSION_DIGITS]

@@ -138,7 +138,8 @@ class Ocr(Expert):
 
     def label(self, photos: Sequence[Photo]) -> list[Label]:
         """Words, or ``empty``, for each photo; photos are read one by one, so a batch equals its singles."""
-        assert self._engine is not None, "load() first"
+        if self._engine is None:
+            self.load("cpu")
         return [self._read(photo.pixels_HW3) for photo in photos]
 
     def release(self) -> None:

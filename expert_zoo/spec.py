@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -22,6 +23,9 @@ FORMAT_PATTERN = re.compile(r"[a-z0-9]{1,8}")
 UNIT_TOLERANCE = 0.05
 #: Boxes and polygons may overhang the image by this many pixels; experts clip, this only forgives rounding.
 OVERHANG_PX = 1.0
+
+#: How a PNG of 1 channel begins: signature, length and name of the header, width, height, bit depth, colour type 0.
+_GREY_PNG = struct.Struct(">8sI4sIIBB")
 
 _VALUE_TYPE = {
     "map": DenseMap, "classes": ClassMap, "instances": Instances, "words": Words, "text": Text, "score": Scores,
@@ -111,6 +115,8 @@ class LabelSpec(BaseModel):
             case Picture():
                 if not FORMAT_PATTERN.fullmatch(value.format):
                     return f"{value.format!r} is no file ending; expected lower case letters and digits"
+                if not isinstance(value.data, bytes):
+                    return f"the picture's data is {type(value.data).__name__}; expected the bytes of a file"
                 return None if value.data else "the picture has no bytes"
         raise AssertionError(f"no rule for {type(value).__name__}")
 
@@ -152,7 +158,8 @@ class LabelSpec(BaseModel):
         left, top, right, bottom = value.boxes_N4.T
         if not np.isfinite(value.boxes_N4).all() or (right <= left).any() or (bottom <= top).any():
             return "a box is not finite, or its right (bottom) is not beyond its left (top)"
-        return _points_problem(value.boxes_N4.reshape(n, 2, 2), height, width) or _scores_problem(value.scores_N)
+        problem = _points_problem(value.boxes_N4.reshape(n, 2, 2), height, width) or _scores_problem(value.scores_N)
+        return problem or (None if value.masks is None else _masks_problem(value.masks, value.boxes_N4))
 
     def _words_problem(self, value: Words, height: int, width: int) -> str | None:
         n = len(value.texts)
@@ -180,6 +187,23 @@ def _points_problem(points_NK2: np.ndarray, height: int, width: int) -> str | No
         return "a coordinate is NaN or infinite"
     beyond = max(-points_NK2.min(), points_NK2[..., 0].max() - width, points_NK2[..., 1].max() - height)
     return f"a point lies {beyond:.1f} px outside the {width}x{height} image" if beyond > OVERHANG_PX else None
+
+
+def _masks_problem(masks: Sequence[bytes], boxes_N4: np.ndarray) -> str | None:
+    sizes_N2 = np.ceil(boxes_N4[:, 2:]) - np.floor(boxes_N4[:, :2])
+    for n, (mask, (width, height)) in enumerate(zip(masks, sizes_N2.astype(int).tolist(), strict=True)):
+        if not isinstance(mask, bytes):
+            return f"mask {n} is {type(mask).__name__}; expected the bytes of a PNG"
+        if len(mask) < _GREY_PNG.size:
+            return f"mask {n} is no PNG"
+        signature, _, header, *size, _, colour = _GREY_PNG.unpack_from(mask)
+        if signature != b"\x89PNG\r\n\x1a\n" or header != b"IHDR":
+            return f"mask {n} is no PNG"
+        if colour != 0:
+            return f"mask {n} is a PNG in colour, with a palette or with transparency; expected 1 channel"
+        if size != [width, height]:
+            return f"mask {n} is {size[0]}x{size[1]}; its box, rounded outwards, is {width}x{height}"
+    return None
 
 
 def _scores_problem(scores_N: np.ndarray) -> str | None:

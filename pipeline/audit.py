@@ -63,15 +63,18 @@ def audit(
             # in the listing, which `check_cell` looks up; the other way round its files would look like garbage.
             listed = {entry.name: entry for entry in store.storage.entries(store.folder(column))}
             named: set[str] = set()
+            unknown: set[int] = set()
             for check in _checks(store, card, listed, report, pool, 2 * parallel):
                 report.cells += 1
                 report.findings += check.findings
                 if check.receipt is not None:
                     report.rows += len(check.receipt.rows)
                     named |= {entry.name for entry in (check.receipt.table, check.receipt.tar) if entry}
+                if check.unknown:
+                    unknown.add(check.index)
                 if progress is not None:
                     progress(report.cells, total)
-            _sort_out(store, column, listed, named, report, grace_seconds)
+            _sort_out(store, column, listed, named, unknown, report, grace_seconds)
     if columns is None:
         report.garbage += _garbage_elsewhere(store, grace_seconds)
     return report
@@ -133,12 +136,23 @@ def _plan_findings(store: LabelStore, deep: bool) -> Iterator[Finding]:
 
 
 def _sort_out(
-    store: LabelStore, column: str, listed: dict[str, Entry], named: set[str], report: AuditReport, grace: float
+    store: LabelStore,
+    column: str,
+    listed: dict[str, Entry],
+    named: set[str],
+    unknown: set[int],
+    report: AuditReport,
+    grace: float,
 ) -> None:
-    """What is neither card nor receipt nor named by a receipt: garbage where the name is ours, else a stranger."""
+    """What is neither card nor receipt nor named by a receipt: garbage where the name is ours, else a stranger.
+
+    Files of the shards ``unknown``, whose receipts are of another format, may be named by them.
+    """
     for name, entry in sorted(listed.items()):
         match = DATA_FILE.fullmatch(name)
         if name == CARD or name in named or _RECEIPT.fullmatch(name):
+            continue
+        if match is not None and int(match[1]) in unknown:
             continue
         if match is None and not name.startswith(TEMPORARY):
             what = f"{name} ({entry.bytes} bytes) is no file of a store; if you do not need it, remove it by hand"

@@ -22,7 +22,7 @@ from expert_zoo.card import ExpertCard
 from expert_zoo.labels import ClassMap, DenseMap, Label
 from expert_zoo.spec import LabelSpec
 from pipeline.codec import DENSE, decode, member_ending, table_schema
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, UnknownFormat
 from pipeline.findings import Finding, Severity
 from pipeline.plan import shard_name
 from pipeline.receipt import FileEntry, Receipt, Rows
@@ -41,10 +41,14 @@ Problem = tuple[Severity, str]
 
 @dataclass(slots=True)
 class CellCheck:
-    """What became of the check of one cell. ``receipt``: None where it is gone or is no receipt."""
+    """What became of the check of one cell. ``receipt``: None where it is gone, unknown or no receipt.
+
+    ``unknown``: the receipt is of another format, so that nobody here can tell which files it names.
+    """
 
     index: int
     receipt: Receipt | None = None
+    unknown: bool = False
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -59,7 +63,12 @@ def check_cell(store: LabelStore, card: ExpertCard, index: int, sizes: Mapping[s
     data: bytes | None = None
     while (found := _read(store, name)) is not None and found != data:
         data = found
-        check.receipt, problems = _judge(store, card, index, data, sizes, deep)
+        try:
+            check.receipt, problems = _judge(store, card, index, data, sizes, deep)
+        except UnknownFormat as error:
+            # Without the receipt's digest no repair touches the cell: its labels may be as good as any.
+            finding = Finding(severity="error", column=card.column, shard=index, what=str(error))
+            return CellCheck(index, findings=[finding], unknown=True)
         digest = hashlib.sha256(data).hexdigest()
         check.findings = [
             Finding(severity=severity, column=card.column, shard=index, what=what, receipt=digest)
@@ -90,7 +99,7 @@ def _judge(
     store: LabelStore, card: ExpertCard, index: int, data: bytes, sizes: Mapping[str, int], deep: bool
 ) -> tuple[Receipt | None, list[Problem]]:
     try:
-        receipt = Receipt.model_validate_json(data)
+        receipt = Receipt.read(data)
     except ValidationError as error:
         return None, [("error", f"the receipt is no receipt: {error.errors()[0]['msg']}")]
     told = list(_receipt_problems(store, card, index, receipt)) or list(_file_problems(store, card, receipt, sizes))
@@ -100,8 +109,6 @@ def _judge(
 
 
 def _receipt_problems(store: LabelStore, card: ExpertCard, index: int, receipt: Receipt) -> Iterator[str]:
-    if receipt.format != 1:
-        yield f"the receipt has format {receipt.format}; this version knows 1"
     if receipt.plan != store.plan.fingerprint:
         yield f"the receipt is of plan {receipt.plan}; this store's is {store.plan.fingerprint}"
     if receipt.column != card.column:

@@ -2,7 +2,8 @@
 
 ExpertLabelsError              one line: fact, expectation, way out; the command line prints it and ends with exit code 2
  |- StoreError                 the store is not there, not ours, or of another plan or version
- |   `- DamagedCell            a receipt promises what its files do not hold; `audit --repair` takes it back
+ |   |- DamagedCell            a receipt promises what its files do not hold; `audit --repair` takes it back
+ |   `- UnknownFormat          another version of this package wrote it: nothing here may judge, replace or remove it
  |- WorkerError                a labelling worker cannot go on: an expert that does not load, a full disk, no cluster
 `- JobError                   a job file or an argument asks for something that cannot be
 """
@@ -20,6 +21,10 @@ class StoreError(ExpertLabelsError):
 
 class DamagedCell(StoreError):
     """A committed cell whose files disagree with its receipt."""
+
+
+class UnknownFormat(StoreError):
+    """Written by another version of this package, in a format that this one does not know."""
 
 
 class WorkerError(ExpertLabelsError):

@@ -46,6 +46,8 @@ FORMAT = 1
 DATASET = "dataset.json"
 _OURS = re.compile(r"(\d{6,})\.(tar|json)")
 _READ_BYTES = 1 << 20
+#: So many tars that are not there are told by name.
+SHOWN_ABSENT = 3
 
 #: Called with (shards done, shards in all).
 Progress = Callable[[int, int], None]
@@ -119,10 +121,12 @@ def export_webdataset(
 def verify(out_url: str) -> list[str]:
     """What is wrong with an export, in plain words: a tar that is missing, changed, or without a receipt. [] if nothing.
 
+    A shard that was not labelled when it was exported has no tar either, and is named as well: the export is not whole.
+
     Reads every tar once. Raises StoreError where there is no export.
     """
     out = open_storage(out_url)
-    _read_dataset(out)
+    shards = _read_dataset(out)["shards"]
     names = set(out.names(""))
     problems = []
     for name in sorted(name for name in names if _OURS.fullmatch(name)):
@@ -138,6 +142,12 @@ def verify(out_url: str) -> list[str]:
             problems.append(f"{receipt.tar} is missing; remove {name} and export again")
         elif _sha256(out, receipt.tar) != receipt.sha256:
             problems.append(f"{receipt.tar} was changed after it was written; remove {name} and export again")
+    absent = [stem for stem in map("{:06d}".format, range(shards)) if not {f"{stem}.tar", f"{stem}.json"} & names]
+    if absent:
+        shown = ", ".join(f"{stem}.tar" for stem in absent[:SHOWN_ABSENT]) + ", ..." * (len(absent) > SHOWN_ABSENT)
+        problems.append(
+            f"{len(absent)} of {shards} shards are not there ({shown}); label what is missing and export again"
+        )
     return problems
 
 
@@ -289,7 +299,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _read_receipt(out: Storage, name: str) -> TarReceipt | None:
     try:
-        return TarReceipt.model_validate_json(out.read(name))
+        return TarReceipt.model_validate_json(out.read(name), extra="ignore")
     except (FileNotFoundError, ValidationError):
         return None
 

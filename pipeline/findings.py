@@ -18,7 +18,8 @@ class Finding(BaseModel):
     column     ``expert@version``, "" for the store itself
     shard      index of the shard, None for the column (or the store) as a whole
     what       in plain words
-    receipt    sha256 of the receipt's bytes as they were judged; "" where the finding is not about a committed cell
+    receipt    sha256 of the receipt's bytes as they were judged; "" where the finding is not about a committed cell, or about
+               one that must not be taken back
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,7 +78,7 @@ class Repairs(BaseModel):
     changed     damaged cells that somebody else replaced or withdrew since the audit: left alone
     swept       files removed, those of withdrawn cells included, with ``bytes_freed`` in all
     kept        garbage that is too young to touch
-    beyond      errors that no relabelling heals (a manifest, a card): for the user
+    beyond      errors that no relabelling heals (a manifest, a card, a receipt of another format): for the user
     """
 
     withdrawn: list[tuple[str, int]] = Field(default_factory=list)

@@ -6,6 +6,7 @@ Legend of shape suffixes: H, W the picture's (or the photo's) height and width, 
 from __future__ import annotations
 
 import colorsys
+import sys
 from collections.abc import Sequence
 
 import cv2
@@ -92,8 +93,8 @@ def paint_photo(
 
 
 def picture_pixels(picture: Picture) -> Image_HW3:
-    """The decoded photo of an ``image`` label, upright RGB. Raises PhotoError."""
-    return decode(picture.data, Limits())[0]
+    """The decoded photo of an ``image`` label, upright RGB, however large: its job let it in. Raises PhotoError."""
+    return decode(picture.data, Limits(max_pixels=sys.maxsize, max_bytes=sys.maxsize))[0]
 
 
 def show_photo(photo_HW3: Image_HW3 | None, height: int, width: int) -> Image_HW3:

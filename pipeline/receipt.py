@@ -10,6 +10,9 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.errors import UnknownFormat
+
+FORMAT = 1
 PACKAGES = (
     "expert-labels",
     "torch",
@@ -76,12 +79,18 @@ class Rows(BaseModel):
         return self.ok + self.empty + self.failed
 
 
+class _Stated(BaseModel):
+    """What a receipt of any format says first."""
+
+    format: object = FORMAT
+
+
 class Receipt(BaseModel):
     """What was committed, from which plan, by whom and at what cost."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: int = FORMAT
     column: str
     shard: int
     attempt: str
@@ -95,6 +104,19 @@ class Receipt(BaseModel):
     committed_at: str
     host: str
     packages: dict[str, str]
+
+    @classmethod
+    def read(cls, data: bytes) -> Receipt:
+        """The receipt in a store's JSON; fields that a newer version added are ignored.
+
+        Raises UnknownFormat, and pydantic's ValidationError for what is no receipt.
+        """
+        found = _Stated.model_validate_json(data).format
+        if found != FORMAT:
+            raise UnknownFormat(
+                f"the receipt has format {found}; this version knows {FORMAT}: use the version of expert-labels that wrote it"
+            )
+        return cls.model_validate_json(data, extra="ignore")
 
     def to_bytes(self) -> bytes:
         return self.model_dump_json(indent=1).encode()

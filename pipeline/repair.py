@@ -11,6 +11,7 @@ import hashlib
 from pydantic import ValidationError
 
 from pipeline.cell_check import DATA_FILE
+from pipeline.errors import UnknownFormat
 from pipeline.findings import GRACE_SECONDS, AuditReport, Garbage, Repairs
 from pipeline.plan import shard_name
 from pipeline.receipt import Receipt
@@ -48,7 +49,7 @@ def _withdraw(store: LabelStore, column: str, index: int, judged: str, done: Rep
     store.withdraw(column, index)
     done.withdrawn.append((column, index))
     try:
-        receipt = Receipt.model_validate_json(data)
+        receipt = Receipt.read(data)
     except ValidationError:
         return  # its files are in the report as garbage
     for entry in (receipt.table, receipt.tar):
@@ -82,10 +83,10 @@ def _named_now(store: LabelStore, folder: str, index: int, listed: dict[str, Ent
     """The files that the shard's receipt names at this moment (None: it cannot be read), and the receipt's age."""
     name = f"{shard_name(index)}.json"
     try:
-        receipt = Receipt.model_validate_json(store.storage.read(f"{folder}/{name}"))
+        receipt = Receipt.read(store.storage.read(f"{folder}/{name}"))
     except FileNotFoundError:
         return set(), float("inf")
-    except ValidationError:
+    except (ValidationError, UnknownFormat):
         return None, 0.0
     # A receipt that is younger than the listing replaced another one a moment ago.
     age = listed[name].age if name in listed else 0.0

@@ -26,7 +26,7 @@ from expert_zoo.card import ExpertCard
 from manifests.manifest import METADATA_KEY, Manifest, ManifestWriter
 from manifests.record import ImageRecord, from_batch
 from pipeline.cell import CellReader, CellWriter
-from pipeline.errors import DamagedCell, StoreError
+from pipeline.errors import DamagedCell, StoreError, UnknownFormat
 from pipeline.plan import FORMAT, Shard, ShardPlan, shard_name
 from pipeline.receipt import Receipt, Seconds, installed_packages
 from pipeline.storage import Storage, open_storage
@@ -62,7 +62,7 @@ class LabelStore:
             found = json.loads(text)
             if found.get("format") != FORMAT:
                 raise StoreError(f"{url} has store format {found.get('format')!r}; this version reads format {FORMAT}")
-            return cls(storage, ShardPlan.model_validate(found))
+            return cls(storage, ShardPlan.model_validate(found, extra="ignore"))
         except (ValueError, AttributeError) as error:
             raise StoreError(f"{url}/{PLAN} is not a plan: {error}") from error
 
@@ -136,7 +136,7 @@ class LabelStore:
     def card(self, column: str) -> ExpertCard:
         name = f"{LABELS}/{column}/{CARD}"
         try:
-            return ExpertCard.model_validate_json(self.storage.read(name))
+            return ExpertCard.read(self.storage.read(name))
         except FileNotFoundError:
             raise StoreError(f"{self.storage.url} has no column {column}; `expert-labels status` lists them") from None
         except ValidationError as error:
@@ -163,12 +163,22 @@ class LabelStore:
         return self.storage.exists(self._receipt_name(column, shard.index))
 
     def receipt(self, column: str, shard: Shard) -> Receipt:
-        """Raises StoreError if the cell is not committed or of another plan, DamagedCell if the receipt is no receipt."""
+        """Raises StoreError if the cell is not committed or of another plan, UnknownFormat if another version wrote it,
+        DamagedCell if the receipt is no receipt.
+        """
+        receipt = self._find_receipt(column, shard)
+        if receipt is None:
+            raise StoreError(f"cell {column}/{shard.name} is not committed")
+        return receipt
+
+    def _find_receipt(self, column: str, shard: Shard) -> Receipt | None:
         name = self._receipt_name(column, shard.index)
         try:
-            receipt = Receipt.model_validate_json(self.storage.read(name))
+            receipt = Receipt.read(self.storage.read(name))
         except FileNotFoundError:
-            raise StoreError(f"cell {column}/{shard.name} is not committed") from None
+            return None
+        except UnknownFormat as error:
+            raise UnknownFormat(f"{self.storage.url}/{name}: {error}") from error
         except ValidationError as error:
             raise DamagedCell(f"{name} is not a receipt: {error.errors()[0]['msg']}") from error
         if receipt.plan != self.plan.fingerprint or receipt.column != column or receipt.shard != shard.index:
@@ -192,11 +202,12 @@ class LabelStore:
         writer: CellWriter,
         seconds: Seconds,
         *,
-        replace: bool = False,
+        replacing: Receipt | None = None,
     ) -> Receipt | None:
         """Makes the cell real: both files durable, then the receipt. None if another worker committed it first.
 
-        ``replace``: a retry's receipt takes the place of the old one; the files that the old one names become garbage.
+        ``replacing``: the receipt that a retry started from. The new one takes its place, and the files that it names become
+        garbage; where another one is there by now, or none, the retry came too late and None is returned.
         """
         rows = writer.rows
         assert len(rows) == len(shard), f"{len(rows)} rows for {len(shard)} images"
@@ -216,14 +227,27 @@ class LabelStore:
             host=socket.gethostname(),
             packages=installed_packages(),
         )
-        name = self._receipt_name(card.column, shard.index)
-        if replace:
-            self.storage.replace(name, receipt.to_bytes())
-        elif not self.storage.publish(name, receipt.to_bytes()) and self.receipt(card.column, shard).attempt != attempt:
-            # A link or a PUT that was repeated because its answer got lost finds our own receipt: that is no defeat.
-            self.remove_files(receipt)
-            return None
-        return receipt
+        if self._replace(shard, receipt, replacing) if replacing else self._publish(shard, receipt):
+            return receipt
+        self.remove_files(receipt)
+        return None
+
+    def _replace(self, shard: Shard, receipt: Receipt, old: Receipt) -> bool:
+        # No storage replaces on condition: of two retries in the same instant the later one stays, whole as the other.
+        found = self._find_receipt(receipt.column, shard)
+        if found is None or found.attempt != old.attempt:
+            return False
+        self.storage.replace(self._receipt_name(receipt.column, shard.index), receipt.to_bytes())
+        return True
+
+    def _publish(self, shard: Shard, receipt: Receipt) -> bool:
+        for _ in range(2):  # once more where a receipt was there and was withdrawn before it could be read
+            if self.storage.publish(self._receipt_name(receipt.column, shard.index), receipt.to_bytes()):
+                return True
+            if found := self._find_receipt(receipt.column, shard):
+                # A link or a PUT that was repeated because its answer got lost finds our own: that is no defeat.
+                return found.attempt == receipt.attempt
+        return False
 
     def read(self, column: str, shard: Shard, receipt: Receipt | None = None) -> CellReader:
         """The committed cell's rows and labels. Raises StoreError or DamagedCell."""

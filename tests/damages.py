@@ -191,7 +191,6 @@ DAMAGES: dict[str, tuple[Callable[[LabelStore], str], bool, str]] = {
     "receipt of another plan": (_receipt(plan="0123456789abcdef"), True, "the receipt is of plan 0123456789abcdef"),
     "receipt of another column": (_receipt(column="grey@0000000000"), True, "the receipt is of column grey@0000000000"),
     "receipt of another shard": (_receipt_of_another_shard, True, "the receipt is of shard 0"),
-    "receipt of another format": (_receipt(format=2), True, "the receipt has format 2"),
     "receipt counts too many": (_receipt(rows={"ok": 6}), True, "counts 6 rows; the shard has 5 images"),
     "receipt counts other statuses": (_receipt(rows={"ok": 4, "empty": 1}), False, "counts are not those of the rows"),
     "receipt without a tar": (_receipt(tar=None), True, "names the tar None"),

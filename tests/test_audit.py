@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -15,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from expert_zoo.card import ExpertCard
 from expert_zoo.labels import ClassMap, DenseMap
 from pipeline.audit import audit, repair
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, UnknownFormat
 from pipeline.plan import Shard
 from pipeline.reader import LabelReader
 from pipeline.storage import Entry, LocalStorage
@@ -376,3 +378,68 @@ def test_memory_store(tmp_path: Path) -> None:
     label(store, [Grey()])
     after = audit(store, deep=True)
     assert (after.findings, after.garbage, after.missing) == ([], [], 0)
+
+
+# ---- stores that a newer version wrote
+
+
+def test_fields_that_are_not_known_are_ignored(store: LabelStore) -> None:
+    before = labels_of(store)
+    root = Path(store.storage.url)
+    for path in (root / "store.json", *root.glob("labels/*/*.json")):
+        found = json.loads(path.read_text()) | {"fresh": {"a": 1}}
+        for part in ("rows", "table", "tar", "seconds"):
+            if isinstance(found.get(part), dict):
+                found[part]["fresh"] = 1
+        path.write_text(json.dumps(found))
+    newer = LabelStore.open(store.storage.url)
+    report = audit(newer, deep=True)
+    assert (report.findings, report.garbage, report.cells) == ([], [], 10)
+    assert labels_of(newer) == before and not repair(newer, report).withdrawn
+
+
+def test_a_field_of_the_spec_that_is_not_known_is_part_of_the_version(store: LabelStore) -> None:
+    """As a newer version has it: the column's folder is named after it."""
+    folder = column_folder(store, "squares")
+    about = json.loads((folder / "expert.json").read_text())
+    about["spec"]["fresh"] = "new"
+    column = ExpertCard.read(json.dumps(about).encode()).column
+    assert column != folder.name
+    (folder / "expert.json").write_text(json.dumps(about))
+    for path in folder.glob("shard-*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"column": column}))
+    folder.rename(folder.with_name(column))
+    assert not audit(store, deep=True).findings
+    assert all("squares" in sample.labels for sample in LabelReader(store, ["squares"]).samples())
+
+
+@pytest.mark.parametrize("body", ["ours", "strange"])
+@pytest.mark.parametrize("number", [2, "1.1", None])
+def test_a_receipt_of_another_format_is_left_alone(store: LabelStore, body: str, number: object) -> None:
+    """Nobody here knows which files it names, so all that may be its own stay, however old."""
+    path = receipt_path(store, "grey")
+    found = json.loads(path.read_text()) if body == "ours" else {"files": ["shard-000001.0123456789ab.tar"]}
+    path.write_text(json.dumps(found | {"format": number}))
+    (path.parent / "shard-000001.0123456789ab.tar").write_bytes(b"perhaps of the newer version")
+    for old in path.parent.iterdir():
+        os.utime(old, (0, 0))
+    before = contents(store)
+    report = audit(store, deep=True)
+    assert [f.what for f in report.errors] == [
+        f"the receipt has format {number}; this version knows 1: use the version of expert-labels that wrote it"
+    ]
+    assert not report.damaged and not report.garbage
+    repairs = repair(store, report)
+    assert repairs.beyond == report.errors and not repairs.withdrawn and contents(store) == before
+    with pytest.raises(UnknownFormat, match=f"shard-000001.json: the receipt has format {number}"):
+        store.receipt(store.column_of("grey"), store.plan.shard(SHARD))
+
+
+def test_a_sweep_spares_what_a_receipt_of_another_format_may_name(store: LabelStore) -> None:
+    """It was committed after the audit."""
+    plant_garbage(store, age=4000)
+    report = audit(store)
+    path = receipt_path(store, "grey")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    repair(store, report)
+    assert (path.parent / "shard-000001.0123456789ab.tar").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -126,3 +128,21 @@ def test_cards_are_strict() -> None:
         changed(license="typo of licence")
     with pytest.raises(ValidationError):
         CARD.name = "other"  # type: ignore[misc]
+
+
+def test_a_card_of_a_newer_version_is_read_and_keeps_its_version() -> None:
+    """Its new fields are ignored; the spec's have gone into the version, which names the column's folder."""
+    newer = CARD.model_dump(mode="json") | {
+        "homepage": "https://example.org",
+        "spec": GREY.model_dump() | {"fresh": [1]},
+    }
+    newer["weights"] = [WEIGHTS.model_dump() | {"mirror": "elsewhere"}]
+    card = ExpertCard.read(json.dumps(newer).encode())
+    assert card.spec == GREY and card.weights == (WEIGHTS,) and card.name == "depth"
+    assert card.version != CARD.version
+    del newer["spec"]["fresh"]
+    assert ExpertCard.read(json.dumps(newer).encode()) == CARD
+    with pytest.raises(ValidationError):
+        ExpertCard.read(json.dumps(newer | {"spec": GREY.model_dump() | {"kind": "hologram"}}).encode())
+    with pytest.raises(ValidationError):
+        ExpertCard.read(b"[]")

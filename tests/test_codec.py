@@ -181,21 +181,26 @@ def test_a_png_is_lossless_and_of_its_depth(dtype: type[np.unsignedinteger]) -> 
     np.testing.assert_array_equal(found[..., ::-1], pixels)
 
 
+def mask_of(box_4: np.ndarray, grey: int) -> bytes:
+    width, height = (np.ceil(box_4[2:]) - np.floor(box_4[:2])).astype(int)
+    return cv2.imencode(".png", np.full((height, width), grey, np.uint8))[1].tobytes()
+
+
 BOX = st.tuples(*[st.floats(0, 1000, width=32)] * 2, *[st.floats(1, 1000, width=32)] * 2)
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.tuples(BOX, st.floats(0, 1, width=32), st.binary(max_size=30)), min_size=1, max_size=6), st.booleans()
-)
-def test_boxes_scores_and_masks_are_exact(objects: list[tuple[tuple[float, ...], float, bytes]], masks: bool) -> None:
+@given(st.lists(st.tuples(BOX, st.floats(0, 1, width=32), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
+def test_boxes_scores_and_masks_are_exact(objects: list[tuple[tuple[float, ...], float, int]], masks: bool) -> None:
     corners = np.array([box for box, _, _ in objects], np.float32)
     boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)
     value = Instances(
         boxes_N4=boxes,
         scores_N=np.array([score for _, score, _ in objects], np.float32),
         class_ids_N=np.zeros(len(objects), np.int32),
-        masks=tuple(mask for _, _, mask in objects) if masks else None,
+        masks=tuple(mask_of(*about) for about in zip(boxes, (grey for *_, grey in objects), strict=True))
+        if masks
+        else None,
     )
     (found,) = through(SQUARES, value)
     assert comparable(Label.ok(found)) == comparable(Label.ok(value))

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def test_killed_at_any_write_and_resumed(
         with pytest.raises(KeyboardInterrupt):
             export_webdataset(store, str(tmp_path / "out"))
     if (tmp_path / "out" / "dataset.json").exists():
-        assert all("is not finished" in problem for problem in verify(str(tmp_path / "out")))
+        assert all(re.search("is not finished|are not there", problem) for problem in verify(str(tmp_path / "out")))
     export_webdataset(store, str(tmp_path / "out"))
     for temporary in (tmp_path / "out").glob("tmp-*"):
         os.utime(temporary, (0, 0))  # a young one might be another export's
@@ -276,3 +277,24 @@ def test_memory_store_to_memory_export(tmp_path: Path) -> None:
     data = fsspec.filesystem("memory").cat(f"/{name}/out/000000.tar")
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert sum(member.name.endswith(".grey.png") for member in tar) == 4
+
+
+def test_verify_misses_tars_that_are_not_there(store: LabelStore, tmp_path: Path) -> None:
+    export_webdataset(store, str(tmp_path), columns=["grey"])
+    for ending in ("tar", "json"):
+        (tmp_path / f"000001.{ending}").unlink()
+    (problem,) = verify(str(tmp_path))
+    assert problem.startswith(f"1 of {len(store.plan)} shards are not there (000001.tar)")
+    export_webdataset(store, str(tmp_path), columns=["grey"])
+    assert verify(str(tmp_path)) == []
+    for path in tmp_path.glob("0*"):
+        path.unlink()
+    assert "are not there (000000.tar, 000001.tar, " in verify(str(tmp_path))[0]
+
+
+def test_a_tar_receipt_of_a_newer_version_is_read(store: LabelStore, tmp_path: Path) -> None:
+    export_webdataset(store, str(tmp_path), columns=["grey"])
+    path = tmp_path / "000000.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fresh": 1}))
+    assert verify(str(tmp_path)) == []
+    assert export_webdataset(store, str(tmp_path), columns=["grey"]).written == 0

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pipeline.paint
 from expert_zoo.labels import ClassMap, DenseMap, Label, Picture, Scores, Text, instances, words
 from expert_zoo.spec import LabelSpec
+from pipeline.decode import Limits, decode
 from pipeline.lettering import printable, text_tile, wrapped
-from pipeline.paint import class_colour, contact_sheet, paint, paint_photo
+from pipeline.paint import class_colour, contact_sheet, paint, paint_photo, picture_pixels
 
 MAP = {"kind": "map", "dtype": "uint16", "channels": 1, "resample": "bilinear"}
 DEPTH = LabelSpec(**MAP, quantity="depth", units="m")
@@ -166,6 +168,18 @@ def test_the_image_column_is_the_photo_itself_upright() -> None:
     Image.fromarray(photo).save(buffer, "PNG", exif=exif)
     turned = paint(PHOTO, Label.ok(Picture(buffer.getvalue(), "png")), None, height=40, image_size=(40, 30))
     assert np.array_equal(turned, np.rot90(photo, -1))
+
+
+def test_a_photo_that_is_in_the_store_is_shown_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job may have raised the limits. The check is asked about a photo that is too large to decode in a test."""
+
+    def decode_large(data: bytes, limits: Limits) -> tuple[np.ndarray, str, str]:
+        limits.check_pixels(40_000, 40_000)
+        return decode(data, limits)
+
+    monkeypatch.setattr(pipeline.paint, "decode", decode_large)
+    photo = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    assert np.array_equal(picture_pixels(Picture(png(photo), "png")), photo)
 
 
 def test_a_picture_that_cannot_be_decoded_is_a_tile() -> None:

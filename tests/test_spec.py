@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+
 import numpy as np
+import PIL.Image
 import pytest
 from pydantic import ValidationError
 
@@ -94,6 +98,18 @@ def polygon(*points: float, text: str = "word", score: float = 0.5) -> Words:
     return Words(np.array(points, np.float32).reshape(-1, 4, 2), (text,), f(score))
 
 
+def png(height: int, width: int, mode: str = "L") -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new(mode, (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def masked(*masks: object) -> Instances:
+    """Two boxes: 5 x 4 and, rounded outwards, 3 x 2 pixels (width x height)."""
+    value = boxes((0, 0, 5, 4), (1.5, 2, 3.2, 4))
+    return dataclasses.replace(value, masks=masks)  # type: ignore[arg-type]
+
+
 UP = np.zeros((2, 3, 3), np.float32) + f(0, 1, 0)
 
 GOOD: list[tuple[LabelSpec, Value]] = [
@@ -111,6 +127,7 @@ GOOD: list[tuple[LabelSpec, Value]] = [
     (MATCH, Scores(f())),
     (MATCH, Scores(f(-7, 30))),
     (PHOTO, Picture(b"\xff", "jpg")),
+    (SQUARES, masked(png(4, 5), png(2, 3, "1"))),
 ]
 
 BAD: list[tuple[LabelSpec, Value, str]] = [
@@ -152,6 +169,14 @@ BAD: list[tuple[LabelSpec, Value, str]] = [
     (CAPTION, Text("\udfff", -1.0), "surrogate"),
     (MATCH, Scores(f(np.nan)), "not finite"),
     (MATCH, Scores(np.ones((1, 1), np.float32)), "expected one axis"),
+    (SQUARES, masked(png(4, 5), np.zeros((2, 3), np.uint8)), "mask 1 is ndarray; expected the bytes"),
+    (SQUARES, masked(png(4, 5), None), "mask 1 is NoneType"),
+    (SQUARES, masked(b"", png(2, 3)), "mask 0 is no PNG"),
+    (SQUARES, masked(b"GIF89a" + bytes(50), png(2, 3)), "mask 0 is no PNG"),
+    (SQUARES, masked(png(4, 5), png(3, 2)), "mask 1 is 2x3; its box, rounded outwards, is 3x2"),
+    (SQUARES, masked(png(4, 5, "RGB"), png(2, 3)), "mask 0 is a PNG in colour"),
+    (SQUARES, masked(png(4, 5, "P"), png(2, 3)), "with a palette"),
+    (PHOTO, Picture(np.zeros((2, 2, 3), np.uint8), "jpg"), "data is ndarray; expected the bytes"),  # type: ignore[arg-type]
     (PHOTO, Picture(b"", "jpg"), "no bytes"),
     (PHOTO, Picture(b"x", ""), "no file ending"),
     (PHOTO, Picture(b"x", "/../../x"), "no file ending"),

@@ -352,3 +352,31 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         except OSError:
             continue
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_that_was_swept_while_it_was_written_is_no_success(tmp_path: Path) -> None:
+    """Else a receipt would promise a file that has no name any more."""
+    storage = open_storage(str(tmp_path))
+    file = storage.create("x.tar")
+    file.write(b"little, still in the buffer")
+    storage.delete("x.tar")
+    with pytest.raises(FileNotFoundError, match="x.tar was removed while it was being written.*label again"):
+        file.close()
+    assert storage.names("") == []
+
+
+@pytest.mark.parametrize("how", ["publish", "create", "replace"])
+def test_new_folders_survive_a_power_cut(tmp_path: Path, how: str) -> None:
+    """The name of every folder that was made stands in its parent, which is synced, once."""
+    storage = open_storage(str(tmp_path / "store"))
+    write = {"publish": storage.publish, "create": lambda name, data: make(storage, name, data)}.get(
+        how, storage.replace
+    )
+    synced = []
+    for name in ("labels/a/x", "labels/a/y"):
+        with Faults().installed() as faults:
+            write(name, b"1")
+        synced.append([path for call, path in zip(faults.calls, faults.paths, strict=True) if call == "fsync"])
+    parents = [str(tmp_path), str(tmp_path / "store"), str(tmp_path / "store" / "labels")]
+    assert [synced[0].count(parent) for parent in parents] == [1, 1, 1]
+    assert not set(synced[1]) & set(parents), "what was there already costs nothing"

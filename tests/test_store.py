@@ -11,7 +11,8 @@ from manifests.manifest import Manifest
 from manifests.record import ImageRecord
 from pipeline.errors import DamagedCell, ExpertLabelsError, StoreError
 from pipeline.plan import ShardPlan, shard_name
-from pipeline.receipt import Receipt
+from pipeline.receipt import Receipt, Seconds
+from pipeline.storage import Storage
 from pipeline.store import LabelStore, failed_cells, missing_cells
 from tests.conftest import audited, label_all, write_manifest, write_photos
 from tests.stand_ins import DARKNESS, GREY, Darkness, Grey, Squares, Troubled, card
@@ -78,7 +79,7 @@ def test_another_plan_on_the_same_store_is_told_with_the_difference(
         (b"", "is not a plan"),
         (b"[]", "is not a plan"),
         (b'{"format": 1}', "is not a plan"),
-        (b'{"format": 2}', "has store format 2; this version reads format 1"),
+        (b'{"format": 2, "fresh": 1}', "has store format 2; this version reads format 1"),
         (b"{}", "has store format None"),
         (b"\xff\xfe", "is not a plan"),
     ],
@@ -305,3 +306,56 @@ def test_a_run_s_journal_is_forgotten(store: LabelStore) -> None:
     store.forget_attempts("one")
     store.forget_attempts("never")
     assert store.storage.names("attempts/one") == [] and len(store.storage.names("attempts/two")) == 2
+
+
+# ---- two at once
+
+
+def second_retry(store: LabelStore, old: Receipt) -> Receipt | None:
+    """Commits the rows of grey's first cell again, in place of ``old``."""
+    shard = store.plan.shard(0)
+    attempt, writer = store.writer(Grey().card, shard)
+    with store.read(Grey().card.column, shard, old) as cell:
+        for row in cell.rows:
+            writer.add(cell.encoded(row))
+    return store.commit(Grey().card, shard, attempt, writer, Seconds(), replacing=old)
+
+
+def test_of_two_retries_the_first_stays(store: LabelStore) -> None:
+    label_all(store, [Grey()])
+    column, shard = Grey().card.column, store.plan.shard(0)
+    old = store.receipt(column, shard)
+    first = second_retry(store, old)
+    assert first is not None and store.receipt(column, shard) == first
+    files = set(store.storage.names(store.folder(column)))
+    assert second_retry(store, old) is None, "it started from a receipt that is no longer there"
+    assert store.receipt(column, shard) == first
+    assert set(store.storage.names(store.folder(column))) == files, "its own files are gone"
+
+
+def test_a_retry_of_a_cell_that_was_taken_back_commits_nothing(store: LabelStore) -> None:
+    label_all(store, [Grey()])
+    column, shard = Grey().card.column, store.plan.shard(0)
+    old = store.receipt(column, shard)
+    store.withdraw(column, 0)
+    files = set(store.storage.names(store.folder(column)))
+    assert second_retry(store, old) is None and not store.is_committed(column, shard)
+    assert set(store.storage.names(store.folder(column))) == files
+
+
+def test_a_cell_that_is_taken_back_during_a_commit_is_committed(
+    store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishing found a receipt, and when it was to be read it was gone."""
+    publish, tries = type(store.storage).publish, []
+
+    def late(self: Storage, name: str, data: bytes) -> bool:
+        if not name.endswith("shard-000000.json"):
+            return publish(self, name, data)
+        tries.append(name)
+        return len(tries) > 1 and publish(self, name, data)
+
+    monkeypatch.setattr(type(store.storage), "publish", late)
+    (result,) = label_all(store, [Grey()], shards=[store.plan.shard(0)])
+    assert len(tries) == 2 and result.receipt is not None
+    audited(store, Grey().card.column, store.plan.shard(0))

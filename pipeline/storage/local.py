@@ -34,7 +34,7 @@ class LocalStorage(Storage):
 
     def create(self, name: str) -> DataFile:
         path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         return DataFile(self, name, path.open("xb", buffering=1 << 20))
 
     def publish(self, name: str, data: bytes) -> bool:
@@ -113,7 +113,10 @@ class LocalStorage(Storage):
             self.path(folder).rmdir()
 
     def _write_beside(self, target: Path, data: bytes, *, durable: bool) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if durable:
+            _make_folder(target.parent)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             with temporary.open("xb") as stream:
@@ -131,12 +134,33 @@ class LocalStorage(Storage):
 
     def _finish(self, stream: IO[bytes]) -> None:
         self._sync(stream)
+        if os.fstat(stream.fileno()).st_nlink == 0:
+            raise FileNotFoundError(
+                f"{stream.name} was removed while it was being written, by a sweep that took it for left over; nothing was "
+                "committed: label again"
+            )
         stream.close()
 
     def _abandon(self, stream: IO[bytes], name: str) -> None:
         with suppress(OSError):  # a full disk refuses the rest of the buffer once more; the file goes anyway
             stream.close()
         self.delete(name)
+
+
+def _make_folder(folder: Path) -> None:
+    """As `mkdir -p`; the parent of what is new is synced, else a power cut could take a folder with all that is in it."""
+    try:
+        folder.mkdir()
+    except FileNotFoundError:
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+    except (
+        OSError
+    ):  # not every system says of a folder that is there that it exists: some say read-only, or no permission
+        if not folder.is_dir():
+            raise
+        return
+    _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
