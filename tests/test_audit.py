@@ -441,5 +441,6 @@ def test_a_sweep_spares_what_a_receipt_of_another_format_may_name(store: LabelSt
     report = audit(store)
     path = receipt_path(store, "grey")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    os.utime(path, (0, 0))
     repair(store, report)
     assert (path.parent / "shard-000001.0123456789ab.tar").exists()
