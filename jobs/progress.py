@@ -54,10 +54,13 @@ class Progress:
         elapsed = time.monotonic() - self._start
         rate = done / elapsed if elapsed else 0.0
         left = f"{(asked - done) / rate:.0f}s left" if rate else "time left unknown"
-        per_expert = ", ".join(
-            f"{name.split('@')[0]} {100 * self._done[name] // max(1, n)}%" for name, n in self._asked.items()
+        shares = {name.split("@")[0]: 100 * self._done[name] // max(1, n) for name, n in self._asked.items()}
+        # Experts of one pack advance together: they are named only where they differ.
+        apart = ", ".join(f"{name} {share}%" for name, share in shares.items()) if len(set(shares.values())) > 1 else ""
+        failed = f"{sum(self._failed.values())} failed"
+        return f"{done} of {asked} labels ({100 * done // max(1, asked)}%), {rate:.1f}/s, {left}, {failed}" + (
+            f" ({apart})" if apart else ""
         )
-        return f"{done} of {asked} labels, {rate:.1f}/s, {left} ({per_expert}; {sum(self._failed.values())} failed)"
 
     def __enter__(self) -> Progress:
         return self
