@@ -141,7 +141,12 @@ class CellInWork:
         if self._old is not None:
             total.add(self._old.receipt.seconds)
         receipt = self._store.commit(
-            self.card, self._shard, self._attempt, self._writer, total, replacing=self._old.receipt if self._old else None
+            self.card,
+            self._shard,
+            self._attempt,
+            self._writer,
+            total,
+            replacing=self._old.receipt if self._old else None,
         )
         self.seconds.write += time.perf_counter() - start
         return result.model_copy(update={"receipt": receipt})
