@@ -140,8 +140,7 @@ def _calibrate(
     computed = sum(result.seconds.compute for result in results) or 1.0
     forecasts = []
     for result in results:
-        files = (result.receipt.table, result.receipt.tar) if result.receipt else ()
-        stored = sum(entry.bytes for entry in files if entry)
+        stored = result.receipt.stored if result.receipt else 0
         cells, images = missing[result.column]
         forecasts.append(
             ColumnForecast(

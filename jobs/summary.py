@@ -59,7 +59,7 @@ class Summary:
             receipt = result.receipt
             column.committed += 1
             column.images += result.images
-            column.bytes += receipt.table.bytes + (receipt.tar.bytes if receipt.tar else 0)
+            column.bytes += receipt.stored
             column.rows.update({"ok": receipt.rows.ok, "empty": receipt.rows.empty, "failed": receipt.rows.failed})
             column.reasons.update(receipt.rows.reasons)
 

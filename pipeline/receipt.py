@@ -118,6 +118,11 @@ class Receipt(BaseModel):
             )
         return cls.model_validate_json(data, extra="ignore")
 
+    @property
+    def stored(self) -> int:
+        """Bytes of the cell's data files."""
+        return self.table.bytes + (self.tar.bytes if self.tar else 0)
+
     def to_bytes(self) -> bytes:
         return self.model_dump_json(indent=1).encode()
 

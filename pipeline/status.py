@@ -159,7 +159,7 @@ def _with_receipts(store: LabelStore, about: ColumnStatus, committed: Sequence[i
                 continue
             rows.append(receipt.rows)
             seconds.add(receipt.seconds)
-            size += receipt.table.bytes + (receipt.tar.bytes if receipt.tar else 0)
+            size += receipt.stored
     read_in = {"rows": _sum_rows(rows), "bytes": size, "seconds": seconds, "damaged": damaged}
     return about.model_copy(update=read_in)
 
