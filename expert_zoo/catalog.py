@@ -32,14 +32,7 @@ def create(name: str, *, use: str | None = None, options: Mapping[str, Any] | No
 
     Raises ValueError (unknown name, module or class, option, or a card that calls itself something else).
     """
-    where = use or EXPERTS.get(name)
-    if where is None:
-        close = difflib.get_close_matches(name, EXPERTS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(
-            f"unknown expert {name!r}; {hint}known are {', '.join(EXPERTS)}; your own need `use: module:Class`"
-        )
-    expert_class = _find_class(name, where)
+    expert_class = _find_class(name, use or _where(name))
     options = dict(options or {})
     signature = inspect.signature(expert_class)
     accepted = ", ".join(signature.parameters) or "none"
@@ -56,6 +49,21 @@ def create(name: str, *, use: str | None = None, options: Mapping[str, Any] | No
             f"the job calls it {name!r}, its card {expert.card.name!r}; use the card's name in the job file"
         )
     return expert
+
+
+def accepts(name: str, option: str, *, use: str | None = None) -> bool:
+    """Whether the expert called ``name`` takes ``option``. Raises ValueError as `create` does for an unknown one."""
+    return option in inspect.signature(_find_class(name, use or _where(name))).parameters
+
+
+def _where(name: str) -> str:
+    if name in EXPERTS:
+        return EXPERTS[name]
+    close = difflib.get_close_matches(name, EXPERTS, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(
+        f"unknown expert {name!r}; {hint}known are {', '.join(EXPERTS)}; your own need `use: module:Class`"
+    )
 
 
 def _find_class(name: str, where: str) -> type[Expert]:

@@ -14,7 +14,7 @@ from expert_zoo.card import ExpertCard
 from expert_zoo.labels import Label
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False, kw_only=True)
 class Photo:
     """One image as experts get it.
 
@@ -61,6 +61,9 @@ class Expert(ABC):
 
     def load(self, device: str) -> None:
         """Bring the model to ``device`` ("cpu", "cuda:0"). Nothing to do for an expert without one."""
+
+    def prefetch(self, photo: Photo) -> None:
+        """A chance to begin moving ``photo`` to the device ahead of `label`. Called by the threads that read photos."""
 
     @abstractmethod
     def label(self, photos: Sequence[Photo]) -> list[Label]:

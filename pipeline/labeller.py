@@ -83,7 +83,7 @@ class Labeller:
                 stack.callback(cells[-1].close)
             stack.callback(threads.close)  # comes before the cells are closed: then nothing writes into them any more
             records = [r for r in self._store.records(shard) if any(cell.wants(r.image_id) for cell in cells)]
-            batches = stack.enter_context(closing(self._readings(records, batch, journal)))
+            batches = stack.enter_context(closing(self._readings(records, runners, batch, journal)))
             waiting_since = time.perf_counter()
             for readings in batches:
                 waited = time.perf_counter() - waiting_since
@@ -94,11 +94,20 @@ class Labeller:
                 waiting_since = time.perf_counter()
             return [cell.finish(self._effort.failure_limit) for cell in cells]
 
-    def _readings(self, records: list[ImageRecord], batch: int, journal: Journal) -> Generator[list[Reading]]:
+    def _readings(
+        self, records: list[ImageRecord], runners: list[BatchRunner], batch: int, journal: Journal
+    ) -> Generator[list[Reading]]:
         effort = self._effort
         if journal.talkative:
             return read_warily(records, effort.limits, batch=batch, journal=journal)
-        return read_ahead(records, effort.limits, batch=batch, threads=effort.read_threads, ahead=effort.ahead)
+        return read_ahead(
+            records,
+            effort.limits,
+            batch=batch,
+            threads=effort.read_threads,
+            ahead=effort.ahead,
+            prefetch=[runner.expert.prefetch for runner in runners],
+        )
 
 
 def _label_batch(cell: CellInWork, runner: BatchRunner, readings: list[Reading], journal: Journal) -> None:

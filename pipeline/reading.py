@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -41,12 +42,29 @@ def read(record: ImageRecord, limits: Limits) -> Reading:
 
 
 def read_ahead(
-    records: Sequence[ImageRecord], limits: Limits, *, batch: int, threads: int, ahead: int
+    records: Sequence[ImageRecord],
+    limits: Limits,
+    *,
+    batch: int,
+    threads: int,
+    ahead: int,
+    prefetch: Sequence[Callable[[Photo], None]] = (),
 ) -> Generator[list[Reading]]:
     """Batches of readings in order, with up to ``ahead`` photos decoded or in work beyond the batch that is asked for.
 
-    Fewer, and smaller batches, where the photos are so large that they would fill AHEAD_BYTES of memory.
+    Fewer, and smaller batches, where the photos are so large that they would fill AHEAD_BYTES of memory. Every photo is
+    shown to each of ``prefetch`` by the thread that read it.
     """
+
+    def read_and_show(record: ImageRecord) -> Reading:
+        reading = read(record, limits)
+        if reading.photo is not None:
+            for show in prefetch:
+                # Only a head start: what goes wrong here goes wrong again in `label`, where it is told.
+                with suppress(Exception):
+                    show(reading.photo)
+        return reading
+
     with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
         to_come = iter(records)
         in_work: deque[Future[Reading]] = deque()
@@ -55,7 +73,7 @@ def read_ahead(
         def fill() -> None:
             room = max(1, min(batch + ahead, AHEAD_BYTES // largest))
             for record in islice(to_come, max(0, room - len(in_work))):
-                in_work.append(pool.submit(read, record, limits))
+                in_work.append(pool.submit(read_and_show, record))
 
         try:
             fill()
