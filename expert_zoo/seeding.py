@@ -12,9 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from expert_zoo.catalog import accepts, create
 from expert_zoo.weights.checkpoint import Checkpoint
 from expert_zoo.weights.folder import WeightsFolder
-
-#: What the lock says of such a checkpoint.
-SOURCE = "seeded random weights, no knowledge in them"
+from expert_zoo.weights.lock import SEEDED
 
 
 @runtime_checkable
@@ -47,11 +45,12 @@ def seed(
             continue
         folder = expert.folder.path(expert.checkpoint)
         if folder.exists():
-            if all(weights.where == SOURCE for weights in expert.folder.weights(expert.checkpoint)):
+            entry = expert.folder.entry(expert.checkpoint)
+            if entry is not None and entry.source == SEEDED:
                 continue
             raise ValueError(
                 f"{folder} exists; expected a weights folder without {expert.checkpoint.name}, name another"
             )
         folder.mkdir(parents=True)
         expert.seed(folder, small=small)
-        expert.folder.record(expert.checkpoint, source=SOURCE)
+        expert.folder.record(expert.checkpoint, source=SEEDED)
