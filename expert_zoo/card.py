@@ -17,7 +17,10 @@ VERSION_DIGITS = 10
 
 
 class Weights(BaseModel):
-    """One file of frozen weights. ``where``: URL, Hub repository, or package that carries it."""
+    """One file of frozen weights. ``where``: URL, Hub repository, or package that carries it.
+
+    ``sha256`` is "" where the file was never fetched and nobody publishes a digest: the card can be shown, but has no version.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,7 +87,17 @@ class ExpertCard(BaseModel):
 
     @property
     def version(self) -> str:
-        """The first ten hexadecimal digits of the SHA-256 of all that decides a label."""
+        """The first ten hexadecimal digits of the SHA-256 of all that decides a label.
+
+        Raises ValueError while the digest of a weight is unknown.
+        """
+        unknown = [weights.file for weights in self.weights if not weights.sha256]
+        if unknown:
+            raise ValueError(
+                f"expert {self.name!r} has no version: the digest of {', '.join(unknown)} is unknown; expected weights at hand: "
+                f"run `expert-labels weights fetch --experts {self.name}`, or name a folder that has them by `weights:` in the "
+                "job file or EXPERT_LABELS_WEIGHTS"
+            )
         identity = {
             "network": self.network,
             "weights": [weights.sha256 for weights in self.weights],

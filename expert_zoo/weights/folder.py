@@ -1,0 +1,161 @@
+"""WeightsFolder: where checkpoints lie, and whether their files are the ones that were fetched. Never uses the network.
+
+$EXPERT_LABELS_WEIGHTS or ~/.cache/expert-labels/weights
+    weights.lock                    revisions and digests (expert_zoo/weights/lock.py)
+    dpt-hybrid-midas/               one folder for each checkpoint
+        config.json, model.safetensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from expert_zoo.card import Weights
+from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
+from expert_zoo.weights.lock import SEEDED, Entries, LockedFile, LockEntry, change_lock, read_lock
+
+ENVIRONMENT = "EXPERT_LABELS_WEIGHTS"
+DEFAULT = "~/.cache/expert-labels/weights"
+_BLOCK = 8 << 20
+
+
+class WeightsFolder:
+    """The weights folder ``root``; None: that of the environment variable EXPERT_LABELS_WEIGHTS, else one in the user's cache."""
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root or os.environ.get(ENVIRONMENT) or DEFAULT).expanduser().absolute()
+
+    def path(self, checkpoint: Checkpoint) -> Path:
+        """The checkpoint's folder, whether or not it is there."""
+        return self.root / checkpoint.name
+
+    def entry(self, checkpoint: Checkpoint) -> LockEntry | None:
+        """What the lock says of the checkpoint. Raises ValueError where the lock is damaged."""
+        return read_lock(self.root).get(checkpoint.name)
+
+    def weights(self, checkpoint: Checkpoint) -> tuple[Weights, ...]:
+        """The checkpoint's files for a card, from what is published and the lock alone; sha256 is "" where neither knows."""
+        entry = self.entry(checkpoint)
+        found = []
+        for file in checkpoint.files:
+            path, stated = _stated(file, entry)
+            where = entry.source if entry else checkpoint.repo or file.url or checkpoint.page
+            revision = entry.revision if entry else checkpoint.revision
+            found.append(
+                Weights(
+                    file=path,
+                    where=f"{where}@{revision}" if revision else where,
+                    sha256=stated.sha256,
+                    bytes=stated.bytes,
+                )
+            )
+        return tuple(found)
+
+    def at_hand(self, checkpoint: Checkpoint) -> bool:
+        """Whether every file lies there in its stated size and has a known digest; nothing is read, so it may be damaged."""
+        entry = self.entry(checkpoint)
+        for file in checkpoint.files:
+            path, stated = _stated(file, entry)
+            at = self.path(checkpoint) / path
+            if not stated.sha256 or not at.is_file() or (stated.bytes and at.stat().st_size != stated.bytes):
+                return False
+        return True
+
+    def verified(self, checkpoint: Checkpoint, *, expert: str = "") -> Path:
+        """The checkpoint's folder, every byte of its files read and their digests as stated.
+
+        ``expert``: for whom, so that the error can name the command to run. Raises ValueError: a file is missing, or
+        damaged, or nobody ever said what its digest is.
+        """
+        entry = self.entry(checkpoint)
+        fetch = f"`expert-labels weights fetch {f'--experts {expert}' if expert else '--job JOB.yaml'}`"
+        for file in checkpoint.files:
+            path, stated = _stated(file, entry)
+            at = self.path(checkpoint) / path
+            if not at.is_file():
+                raise ValueError(
+                    f"weights of {expert or checkpoint.name} are missing: no file {at}; run {fetch}, or name a folder that has "
+                    f"them by `weights:` in the job file or {ENVIRONMENT}"
+                )
+            if not stated.sha256:
+                raise ValueError(
+                    f"weights of {expert or checkpoint.name}: {at} is not in {self.root}/weights.lock, so nobody knows whether it "
+                    f"is whole; copy the lock too, or run {fetch} (with --at-hand where there is no network)"
+                )
+            check_lock_agrees(checkpoint, file, entry)
+            found = digest_of(at)
+            if found != stated.sha256:
+                raise ValueError(
+                    f"{at} is damaged: its SHA-256 is {found}, expected {stated.sha256}; run {fetch}, which brings it again"
+                )
+        return self.path(checkpoint)
+
+    def record(self, checkpoint: Checkpoint, *, source: str, revision: str = "") -> None:
+        """Hashes the checkpoint's files as they lie there and writes its entry in the lock, in place of an earlier one.
+
+        ``source``: the Hub repository or page that they came from, `lock.SEEDED` or `lock.BY_HAND`. Raises ValueError where
+        a file is missing or is not the published one (seeded weights never are).
+        """
+        files: dict[str, LockedFile] = {}
+        for file in checkpoint.files:
+            at = self._lying(checkpoint, file)
+            files[at.relative_to(self.path(checkpoint)).as_posix()] = found = locked(at)
+            if source != SEEDED and file.sha256 and at.name == Path(file.path).name and found.sha256 != file.sha256:
+                raise ValueError(
+                    f"{at} has SHA-256 {found.sha256}, its authors publish {file.sha256}; remove it and fetch again"
+                )
+        entry = LockEntry(source=source, revision=revision, licence=checkpoint.licence, files=files)
+
+        def put(entries: Entries) -> None:
+            entries[checkpoint.name] = entry
+
+        change_lock(self.root, put)
+
+    def _lying(self, checkpoint: Checkpoint, file: CheckpointFile) -> Path:
+        folder = self.path(checkpoint)
+        for path in (file.path, file.or_else):
+            if path and (folder / path).is_file():
+                return folder / path
+        raise ValueError(
+            f"no file {folder / file.path}; expected the files of checkpoint {checkpoint.name} to lie there"
+        )
+
+
+def _stated(file: CheckpointFile, entry: LockEntry | None) -> tuple[str, LockedFile]:
+    """(path in the checkpoint's folder, size and digest) of a file: as published, else as the lock says, else unknown."""
+    if entry is not None:
+        if entry.source == SEEDED and file.path in entry.files:
+            return file.path, entry.files[file.path]
+        if file.or_else and file.or_else in entry.files and file.path not in entry.files:
+            return file.or_else, entry.files[file.or_else]
+        if not file.sha256 and file.path in entry.files:
+            return file.path, entry.files[file.path]
+    return file.path, LockedFile(bytes=file.bytes, sha256=file.sha256)
+
+
+def check_lock_agrees(checkpoint: Checkpoint, file: CheckpointFile, entry: LockEntry | None) -> None:
+    """Raises ValueError where the lock states another digest than the published one (seeded weights may)."""
+    if entry is None or entry.source == SEEDED or not file.sha256 or file.path not in entry.files:
+        return
+    locked_digest = entry.files[file.path].sha256
+    if locked_digest != file.sha256:
+        raise ValueError(
+            f"weights.lock states SHA-256 {locked_digest} for {checkpoint.name}/{file.path}, its authors publish {file.sha256}; "
+            "remove that checkpoint's entry from the lock and fetch again"
+        )
+
+
+def locked(path: Path) -> LockedFile:
+    """Size and digest of the file at ``path``, read through once."""
+    return LockedFile(bytes=path.stat().st_size, sha256=digest_of(path))
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of the file at ``path``, read in blocks: files are larger than memory may be."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
