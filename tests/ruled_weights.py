@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def ruled_state_dict(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def ruled_state_dict(shapes: Mapping[str, tuple[int, ...]], *, gain: float = 6.0) -> dict[str, Tensor]:
     """A state dict of float32 CPU tensors (num_batches_tracked: int64 zero) with these names and shapes.
 
     Uniform values between two ends: running_var and the gains of norms (weights of one axis) 0.5 to 1.5, running_mean and
-    biases -0.1 to 0.1, all other weights +-sqrt(6 / fan_in), which keeps a ReLU network's activations at one size (He et al.,
-    arXiv:1502.01852, section 2.2).
+    biases -0.1 to 0.1, all other weights +-sqrt(gain / fan_in). A gain of 6 keeps a plain ReLU network's activations at one
+    size (He et al., arXiv:1502.01852, section 2.2); many residual blocks want less.
     """
     import torch
 
-    return {name: torch.from_numpy(_values(name, tuple(shape))) for name, shape in shapes.items()}
+    return {name: torch.from_numpy(_values(name, tuple(shape), gain)) for name, shape in shapes.items()}
 
 
 def ruled_array(name: str, shape: tuple[int, ...], low: float, high: float) -> NDArray[np.float32]:
@@ -39,7 +39,7 @@ def ruled_array(name: str, shape: tuple[int, ...], low: float, high: float) -> N
     return (np.float32(low) + np.float32(high - low) * share).reshape(shape)
 
 
-def _values(name: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
+def _values(name: str, shape: tuple[int, ...], gain: float) -> NDArray[np.generic]:
     kind = name.rsplit(".", 1)[-1]
     if kind == "num_batches_tracked":
         return np.zeros(shape, np.int64)
@@ -47,5 +47,5 @@ def _values(name: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
         return ruled_array(name, shape, 0.5, 1.5)
     if len(shape) < 2:
         return ruled_array(name, shape, -0.1, 0.1)
-    end = math.sqrt(6 / math.prod(shape[1:]))
+    end = math.sqrt(gain / math.prod(shape[1:]))
     return ruled_array(name, shape, -end, end)
