@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from expert_zoo.expert import Expert
 from jobs.job import Job
 from jobs.planning import open_or_plan, packs_of
 from jobs.terminal import aligned, duration, size
-from manifests.manifest import ManifestWriter
-from manifests.record import ImageRecord, to_batch
+from jobs.trial import try_out
+from manifests.record import ImageRecord
 from pipeline.choices import Pack
-from pipeline.errors import JobError
-from pipeline.filling import CellResult
-from pipeline.journal import Journal
-from pipeline.labeller import Labeller
 from pipeline.store import LabelStore, missing_cells
 
 #: Photos labelled to measure; as many again are labelled first, so that no first call is measured.
@@ -76,14 +70,13 @@ def forecast(job: Job, say: Callable[[str], None]) -> Forecast:
         store = open_or_plan(job, aside=str(Path(folder) / "store")).store
         missing = _missing(store, [expert.card.column for expert in experts])
         records = list(islice((r for s in store.plan.shards() for r in store.records(s)), 2 * CALIBRATION_PHOTOS))
-        wanted = [expert for expert in experts if expert.card.column in missing]
+        wanted = {expert.card.name for expert in experts if expert.card.column in missing}
         columns: list[ColumnForecast] = []
         seconds, workers = 0.0, 0
         if wanted:
             say(f"calibrating {len(wanted)} expert(s) on {len(records)} photos")
             for pack in packs_of(job, cpus=job.ray.cpus or os.cpu_count() or 1, gpus=_gpus()):
-                names = {choice.name for choice in pack.experts}
-                hosted = [expert for expert in wanted if expert.card.name in names]
+                hosted = wanted & {choice.name for choice in pack.experts}
                 if hosted:
                     found = _calibrate(pack, hosted, records, missing, Path(folder) / pack.name)
                     busy = min(pack.actors[1], max(column.cells for column in found))
@@ -113,33 +106,14 @@ def _missing(store: LabelStore, columns: list[str]) -> dict[str, tuple[int, int]
 
 
 def _calibrate(
-    pack: Pack, experts: list[Expert], records: list[ImageRecord], missing: dict[str, tuple[int, int]], folder: Path
+    pack: Pack, names: set[str], records: list[ImageRecord], missing: dict[str, tuple[int, int]], folder: Path
 ) -> list[ColumnForecast]:
     """What one image costs: the pack's wall time on one worker, shared out by what each expert computed."""
-    half = max(1, len(records) // 2)
-    with ManifestWriter(str(folder / "manifest.parquet"), seed=0) as writer:
-        writer.write(to_batch(records))
-    store = LabelStore.create(str(folder / "store"), writer.manifest, shard_size=half)
-    for expert in experts:
-        try:
-            expert.load("cuda:0" if pack.gpus else "cpu")
-        except Exception as error:
-            raise JobError(f"expert {expert.card.name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-        store.add_column(expert.card)
-    sizes = {choice.name: choice.batch_size for choice in pack.experts if choice.batch_size}
-    labeller = Labeller(store, experts, effort=pack.effort, batch_sizes=sizes)
-    columns = [expert.card.column for expert in experts]
-    results: list[CellResult] = []
-    wall = 0.0
-    for shard in store.plan.shards():  # the last one counts
-        start = time.perf_counter()
-        results = labeller.label(shard, columns, Journal(store.storage, "calibration", shard.name))
-        wall = (time.perf_counter() - start) / len(shard)
-    for expert in experts:
-        expert.release()
-    computed = sum(result.seconds.compute for result in results) or 1.0
+    last = try_out(pack, records, folder, only=names)[-1]
+    wall = last.seconds / last.images
+    computed = sum(result.seconds.compute for result in last.results) or 1.0
     forecasts = []
-    for result in results:
+    for result in last.results:
         stored = result.receipt.stored if result.receipt else 0
         cells, images = missing[result.column]
         forecasts.append(

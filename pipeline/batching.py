@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from expert_zoo.expert import Expert, Photo, is_out_of_memory
 from expert_zoo.labels import Label
+from pipeline.errors import in_one_line
 
 #: Reason codes of rows that failed in the expert.
 EXPERT_RAISED = "expert raised"
@@ -50,7 +51,7 @@ class BatchRunner:
         # Outside the except block: the traceback would keep the failed batch's device memory alive while we try again.
         exhausted = is_out_of_memory(trouble)
         reason = OUT_OF_MEMORY if exhausted else EXPERT_RAISED
-        detail = f"{reason}: {type(trouble).__name__}: {_one_line(trouble)}"
+        detail = f"{reason}: {in_one_line(trouble)}"
         del trouble
         if exhausted:
             self.expert.release()
@@ -68,13 +69,9 @@ class BatchRunner:
         try:
             problem = self.expert.card.spec.problem_with(label, height=photo.height, width=photo.width)
         except Exception as error:  # a value so malformed that it cannot even be looked at
-            problem = f"{type(error).__name__}: {_one_line(error)}"
+            problem = in_one_line(error)
         if problem is not None:
             return Label.failed(f"{BAD_LABEL}: {problem}")
         if photo.note and not label.reason:
             return Label(label.status, label.value, photo.note)  # e.g. "truncated: ..." marks the row
         return label
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).encode(errors="replace").decode().split())[:300]

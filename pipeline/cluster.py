@@ -22,10 +22,10 @@ import numpy as np
 import ray
 
 from pipeline.choices import Pack, Unit
-from pipeline.errors import ExpertLabelsError, WorkerError
+from pipeline.errors import ExpertLabelsError, WorkerError, in_one_line
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
-from pipeline.labeller import Labeller
+from pipeline.loading import load_pack
 from pipeline.store import LabelStore
 
 #: A worker that dies while loading its models is replaced this often before the job ends.
@@ -47,19 +47,9 @@ class PackActor:
         cv2.setNumThreads(max(1, int(self._pack.cpus)))  # unlike torch, it does not look at what Ray grants
         try:
             self._store = LabelStore.open(store_url)
-            self._labeller = self._loaded()
+            self._labeller = load_pack(self._pack, self._store)
         except Exception as error:
-            self._trouble = _in_one_line(error)
-
-    def _loaded(self) -> Labeller:
-        experts = [choice.create() for choice in self._pack.experts]
-        for expert in experts:
-            try:
-                expert.load("cuda:0" if self._pack.gpus else "cpu")
-            except Exception as error:
-                raise WorkerError(f"expert {expert.card.name!r} cannot be loaded: {_in_one_line(error)}") from error
-        sizes = {choice.name: choice.batch_size for choice in self._pack.experts if choice.batch_size}
-        return Labeller(self._store, experts, effort=self._pack.effort, batch_sizes=sizes)
+            self._trouble = in_one_line(error)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         (text,) = batch["unit"]
@@ -70,19 +60,11 @@ class PackActor:
                 journal = Journal(self._store.storage, self._run, f"{unit.shard.name}.{self._pack.name}")
                 results = self._labeller.label(unit.shard, unit.columns, journal, retry=self._retry)
             except (OSError, ExpertLabelsError) as error:
-                self._trouble = f"{unit.shard.name}: {_in_one_line(error)}"
+                self._trouble = f"{unit.shard.name}: {in_one_line(error)}"
             except Exception:  # a bug of ours: all of it is wanted
                 self._trouble = f"{unit.shard.name}: {traceback.format_exc()}"
         rows = json.dumps([result.model_dump(mode="json") for result in results])
         return {"results": [rows], "trouble": [self._trouble]}
-
-
-def _in_one_line(error: Exception) -> str:
-    return (
-        str(error)
-        if isinstance(error, ExpertLabelsError)
-        else f"{type(error).__name__}: {' '.join(str(error).split())}"
-    )
 
 
 def start_ray(address: str | None, *, cpus: int | None = None) -> None:

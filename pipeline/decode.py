@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.errors import in_one_line
+
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
@@ -98,11 +100,6 @@ def decode(data: bytes, limits: Limits) -> tuple[NDArray[np.uint8], str, str]:
     return np.ascontiguousarray(pixels_HW3), FORMATS[image.format or ""], note
 
 
-def one_line(error: BaseException) -> str:
-    """What went wrong, in one line of at most 200 characters."""
-    return " ".join(f"{type(error).__name__} {error}".split())[:200]
-
-
 # ------------------------------------------------------------------------------------------------ bytes -> image
 
 
@@ -123,9 +120,9 @@ def _identify(data: bytes) -> ImageFile:
         try:
             return factory(io.BytesIO(data), "")
         except Image.DecompressionBombError as error:
-            raise PhotoError(f"too many pixels: {one_line(error)}") from error
+            raise PhotoError(f"too many pixels: {in_one_line(error)}") from error
         except (SyntaxError, IndexError, TypeError, ValueError, KeyError, OSError, EOFError, struct.error) as error:
-            broken = PhotoError(f"corrupt: the {name} header, {one_line(error)}")
+            broken = PhotoError(f"corrupt: the {name} header, {in_one_line(error)}")
     start = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for beginning, what in STRANGERS:
         if start.startswith(beginning):

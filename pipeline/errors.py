@@ -33,3 +33,13 @@ class WorkerError(ExpertLabelsError):
 
 class JobError(ExpertLabelsError):
     """A job file or an argument asks for something that cannot be."""
+
+
+def in_one_line(error: BaseException, *, most: int = 400) -> str:
+    """What went wrong, in one line of at most ``most`` characters: the kind of error and what it says.
+
+    One of ours says enough without its kind.
+    """
+    text = " ".join(str(error).encode(errors="replace").decode().split())
+    kind = "" if isinstance(error, ExpertLabelsError) else f"{type(error).__name__}: "
+    return f"{kind}{text}".rstrip(": ")[:most]

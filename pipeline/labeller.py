@@ -53,6 +53,11 @@ class Labeller:
         self._effort = effort
         self._runners = {expert.card.column: BatchRunner(expert, sizes.get(expert.card.name)) for expert in experts}
 
+    @property
+    def experts(self) -> list[Expert]:
+        """The loaded experts, in the pack's order."""
+        return [runner.expert for runner in self._runners.values()]
+
     def label(self, shard: Shard, columns: Sequence[str], journal: Journal, *, retry: bool = False) -> list[CellResult]:
         """Fills those cells of ``columns`` that are not committed; with ``retry``, asks again for failed rows of those that are.
 

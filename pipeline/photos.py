@@ -16,7 +16,8 @@ from urllib.parse import unquote_to_bytes
 from expert_zoo.expert import Photo
 from manifests.location import openable
 from manifests.record import ImageRecord
-from pipeline.decode import Limits, PhotoError, decode, one_line
+from pipeline.decode import Limits, PhotoError, decode
+from pipeline.errors import in_one_line
 
 __all__ = ["Limits", "PhotoError", "read_photo"]
 
@@ -39,9 +40,9 @@ def read_photo(record: ImageRecord, limits: Limits) -> Photo:
     except PhotoError:
         raise
     except MemoryError as error:
-        raise PhotoError(f"out of memory: {one_line(error)}") from error
+        raise PhotoError(f"out of memory: {in_one_line(error)}") from error
     except Exception as error:  # decoders raise whatever they like on broken files
-        raise PhotoError(f"corrupt: {one_line(error)}") from error
+        raise PhotoError(f"corrupt: {in_one_line(error)}") from error
     return Photo(
         image_id=record.image_id,
         uri=record.uri,
@@ -66,7 +67,7 @@ def _read_bytes(uri: str, limits: Limits) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PhotoError(f"missing: {uri}") from error
     except Exception as error:  # every store has exceptions of its own
-        raise PhotoError(f"unreadable: {one_line(error)}") from error
+        raise PhotoError(f"unreadable: {in_one_line(error)}") from error
 
 
 def _read_local(path: str, limits: Limits) -> bytes:
@@ -119,6 +120,6 @@ def _render(record: ImageRecord, limits: Limits) -> Photo:
     try:
         pixels_HW3 = render_uri(record.uri).photo_HW3
     except ValueError as error:
-        raise PhotoError(f"missing: {one_line(error)}") from error
+        raise PhotoError(f"missing: {in_one_line(error)}") from error
     limits.check_pixels(pixels_HW3.shape[1], pixels_HW3.shape[0])
     return Photo(image_id=record.image_id, uri=record.uri, pixels_HW3=pixels_HW3, captions=record.captions)

@@ -155,3 +155,16 @@ def run_python(code: str, *arguments: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="session")
+def seeded_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder with small seeded checkpoints for every expert of the catalog that can run here."""
+    from expert_zoo.catalog import EXPERTS
+    from expert_zoo.seeding import seed
+    from tests.seeded_zoo import options_of, runs_here
+
+    root = tmp_path_factory.mktemp("weights")
+    names = [name for name in EXPERTS if runs_here(name)]
+    seed(names, root=root, options={name: options_of(name) for name in names})
+    return root

@@ -169,7 +169,7 @@ def test_an_error_in_the_middle_of_reading(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(builtins, "open", fail)
-    assert str(outcome(tmp_path / "x.jpg")) == "unreadable: OSError [Errno 5] Input/output error"
+    assert str(outcome(tmp_path / "x.jpg")) == "unreadable: OSError: [Errno 5] Input/output error"
 
 
 def test_a_fifo_does_not_hang_even_when_it_replaces_the_file_at_the_last_moment(

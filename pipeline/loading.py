@@ -1,0 +1,28 @@
+"""From a pack as a job describes it to a Labeller with its experts loaded: what every worker does once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pipeline.choices import Pack
+from pipeline.errors import WorkerError, in_one_line
+from pipeline.labeller import Labeller
+from pipeline.store import LabelStore
+
+
+def load_pack(pack: Pack, store: LabelStore, *, only: Collection[str] | None = None) -> Labeller:
+    """The pack's experts on this worker's device, ready to label shards of ``store``. ``only``: these of them, by name.
+
+    Raises WorkerError, naming the expert, where one cannot be loaded.
+    """
+    choices = [choice for choice in pack.experts if only is None or choice.name in only]
+    experts = [choice.create() for choice in choices]
+    for expert in experts:
+        try:
+            expert.load("cuda:0" if pack.gpus else "cpu")
+        except Exception as error:
+            # An expert's own ValueError is written for the user: which file is missing, and what brings it.
+            why = str(error) if type(error) is ValueError else in_one_line(error)
+            raise WorkerError(f"expert {expert.card.name!r} cannot be loaded: {why}") from error
+    sizes = {choice.name: choice.batch_size for choice in choices if choice.batch_size}
+    return Labeller(store, experts, effort=pack.effort, batch_sizes=sizes)
