@@ -11,6 +11,7 @@ from typing import Any
 from expert_zoo.expert import Expert
 
 EXPERTS: dict[str, str] = {
+    "edge": "expert_zoo.edge.expert:Edge",
     "image": "expert_zoo.image:Image",
     "ocr": "expert_zoo.ocr:Ocr",
     "pocket_depth": "expert_zoo.pocket.experts:PocketDepth",

@@ -1,0 +1,1 @@
+"""The expert `edge`: DexiNed, written here and loading its authors' weights."""
