@@ -11,9 +11,9 @@ from typing import Any
 from expert_zoo.expert import Expert
 
 EXPERTS: dict[str, str] = {
-    "edge": "expert_zoo.edge.expert:Edge",
     "image": "expert_zoo.image:Image",
     "ocr": "expert_zoo.ocr:Ocr",
+    "edge": "expert_zoo.edge.expert:Edge",
     "pocket_depth": "expert_zoo.pocket.experts:PocketDepth",
     "pocket_normal": "expert_zoo.pocket.experts:PocketNormal",
     "pocket_edge": "expert_zoo.pocket.experts:PocketEdge",
