@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import manifest_commands, store_commands
+from jobs import bench_command, manifest_commands, store_commands, weights_commands
 from jobs.summary import Summary
 from jobs.terminal import AsJson, JobPath, say, show
 from pipeline.errors import ExpertLabelsError
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(manifest_commands.app, name="manifest")
+app.add_typer(weights_commands.app, name="weights")
 
 
 @app.command()
@@ -66,6 +67,7 @@ app.command()(store_commands.audit)
 app.command()(store_commands.preview)
 app.command()(store_commands.export)
 app.command()(manifest_commands.experts)
+app.command()(bench_command.bench_expert)
 app.command()(manifest_commands.version)
 
 

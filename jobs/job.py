@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from expert_zoo.catalog import create
+from expert_zoo.catalog import accepts
 from expert_zoo.expert import Expert
 from manifests.sources import AnySource, Folder
 from pipeline.choices import ExpertChoice
@@ -96,6 +96,8 @@ class Job(BaseModel):
     images: tuple[AnySource, ...] = ()
     manifest: str | None = None
     experts: Annotated[tuple[ExpertChoice, ...], BeforeValidator(_expert_list)] = Field(min_length=1)
+    weights: str | None = Field(None, min_length=1)
+    recipe: Literal["best", "prismer"] | None = None
     shard_size: int = Field(SHARD_SIZE, gt=0)
     seed: int = 0
     failure_limit: float = Field(0.5, ge=0, le=1)
@@ -130,19 +132,53 @@ class Job(BaseModel):
     def create_experts(self) -> list[Expert]:
         """The job's experts, not loaded. Raises JobError for an unknown name or option."""
         try:
-            return [create(choice.name, use=choice.use, options=choice.options) for choice in self.experts]
+            return [choice.create() for choice in self.experts]
         except ValueError as error:
             raise JobError(f"experts: {error}") from error
 
 
 def load_job(path: str) -> Job:
     """The job at ``path``, checked as far as it can be without doing it. Raises JobError: one line, with file and place."""
+    job = load_choices(path)
+    nameless = [e.card.name for e in job.create_experts() if any(not w.sha256 for w in e.card.weights)]
+    if nameless:
+        raise JobError(
+            f"{path}: experts: the weights of {', '.join(nameless)} are unknown here, and so the names of their columns; run "
+            f"`expert-labels weights fetch --job {path}`, or name a folder that has them by `weights:` or EXPERT_LABELS_WEIGHTS"
+        )
+    return job
+
+
+def load_choices(path: str) -> Job:
+    """The job at ``path`` whose experts' weights need not be known yet. Raises JobError as `load_job` does."""
     job = _validated(Job, path, _read_yaml(path))
     try:
+        job = _with_choices_of_all(job)
         job.create_experts()
     except JobError as error:
         raise JobError(f"{path}: {error}") from error
     return job
+
+
+def _with_choices_of_all(job: Job) -> Job:
+    """``weights`` and ``recipe`` become options of every expert that takes them and says nothing else itself.
+
+    Folders become absolute here: a worker starts elsewhere, perhaps on another machine.
+    """
+    defaults = {"weights_folder": job.weights, "recipe": job.recipe}
+    try:
+        takers = {c.name: {o for o in defaults if accepts(c.name, o, use=c.use)} for c in job.experts}
+    except ValueError as error:
+        raise JobError(f"experts: {error}") from error
+    if job.recipe and not any("recipe" in taken for taken in takers.values()):
+        raise JobError(f"`recipe`: none of {', '.join(takers)} knows recipes; leave `recipe: {job.recipe}` out")
+    choices = []
+    for choice in job.experts:
+        options = {o: v for o, v in defaults.items() if v is not None and o in takers[choice.name]} | choice.options
+        if isinstance(options.get("weights_folder"), str):
+            options["weights_folder"] = str(Path(options["weights_folder"]).expanduser().absolute())
+        choices.append(choice.model_copy(update={"options": options}))
+    return job.model_copy(update={"experts": tuple(choices)})
 
 
 def load_sources(path: str) -> SourcesFile:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from expert_zoo.expert import Expert
+from expert_zoo.weights.needed import without_weights
 from jobs.job import Job
 from jobs.planning import Work, check_same_plan, open_or_plan, packs_of, shared_out
 from jobs.progress import Progress
@@ -28,6 +29,7 @@ def label(job: Job, say: Say) -> Summary:
     ``say``: for lines to the user. Raises ExpertLabelsError for what the user can mend.
     """
     experts = job.create_experts()
+    _say_licences(experts, say)
     store = prepare(job, experts, say)
     columns = [expert.card.column for expert in experts]
     return _run(job, store, experts, list(missing_cells(store, columns)), say, retry=False)
@@ -36,6 +38,7 @@ def label(job: Job, say: Say) -> Summary:
 def retry(job: Job, say: Say) -> Summary:
     """Asks again for the failed rows of the job's committed cells; each cell is replaced whole, or stays as it was."""
     experts = job.create_experts()
+    _say_licences(experts, say)
     store = LabelStore.open(job.store)
     check_same_plan(job, store)
     known = store.columns()
@@ -61,9 +64,23 @@ def prepare(job: Job, experts: Iterable[Expert], say: Say) -> LabelStore:
     for expert in experts:
         planned.store.add_column(expert.card)
         _check_first_receipt(planned.store, expert.card.column)
+    return planned.store
+
+
+def _say_licences(experts: Iterable[Expert], say: Say) -> None:
+    for expert in experts:
         if not expert.card.commercial_use:
             say(f"licence: {expert.card.name} is for non-commercial use ({expert.card.licence})")
-    return planned.store
+
+
+def _check_weights(job: Job, experts: Iterable[Expert]) -> None:
+    """Before Ray starts, where its workers see this machine's folders; those of a cluster may see others."""
+    missing = without_weights(experts) if job.ray.address is None else []
+    if missing:
+        raise JobError(
+            f"the weights of {', '.join(missing)} are not at hand; run `expert-labels weights fetch` with --job and this job file, "
+            "or name a folder that has them by `weights:` or EXPERT_LABELS_WEIGHTS"
+        )
 
 
 def _check_first_receipt(store: LabelStore, column: str) -> None:
@@ -89,6 +106,7 @@ def _run(
             f"{grid}; nothing to do: {missing} (images were fixed when the store was planned; new ones need a new store)"
         )
         return summary
+    _check_weights(job, experts)
     say(f"{grid}; {asked} cell(s) {'with failed rows' if retry else 'missing'}; starting Ray and loading the experts")
     from pipeline import cluster  # imports ray, which takes seconds: only when there is work
 

@@ -14,11 +14,15 @@ from pathlib import Path
 
 from expert_zoo.card import Weights
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
-from expert_zoo.weights.lock import SEEDED, Entries, LockedFile, LockEntry, change_lock, read_lock
+from expert_zoo.weights.lock import LOCK_NAME, SEEDED, Entries, LockedFile, LockEntry, change_lock, read_lock
 
 ENVIRONMENT = "EXPERT_LABELS_WEIGHTS"
 DEFAULT = "~/.cache/expert-labels/weights"
 _BLOCK = 8 << 20
+
+
+class DamagedWeights(ValueError):
+    """A file that lies there is not the one that was published or recorded."""
 
 
 class WeightsFolder:
@@ -32,12 +36,18 @@ class WeightsFolder:
         return self.root / checkpoint.name
 
     def entry(self, checkpoint: Checkpoint) -> LockEntry | None:
-        """What the lock says of the checkpoint. Raises ValueError where the lock is damaged."""
+        """What the lock says of the checkpoint, of whatever revision. Raises ValueError where the lock is damaged."""
         return read_lock(self.root).get(checkpoint.name)
+
+    def _entry_that_counts(self, checkpoint: Checkpoint) -> LockEntry | None:
+        """None also where the lock tells of another revision than the one that is pinned."""
+        entry = self.entry(checkpoint)
+        pinned = entry is not None and entry.revision and checkpoint.revision
+        return None if entry is not None and pinned and entry.revision != checkpoint.revision else entry
 
     def weights(self, checkpoint: Checkpoint) -> tuple[Weights, ...]:
         """The checkpoint's files for a card, from what is published and the lock alone; sha256 is "" where neither knows."""
-        entry = self.entry(checkpoint)
+        entry = self._entry_that_counts(checkpoint)
         found = []
         for file in checkpoint.files:
             path, stated = _stated(file, entry)
@@ -55,7 +65,7 @@ class WeightsFolder:
 
     def at_hand(self, checkpoint: Checkpoint) -> bool:
         """Whether every file lies there in its stated size and has a known digest; nothing is read, so it may be damaged."""
-        entry = self.entry(checkpoint)
+        entry = self._entry_that_counts(checkpoint)
         for file in checkpoint.files:
             path, stated = _stated(file, entry)
             at = self.path(checkpoint) / path
@@ -69,7 +79,7 @@ class WeightsFolder:
         ``expert``: for whom, so that the error can name the command to run. Raises ValueError: a file is missing, or
         damaged, or nobody ever said what its digest is.
         """
-        entry = self.entry(checkpoint)
+        entry = self._entry_that_counts(checkpoint)
         fetch = f"`expert-labels weights fetch {f'--experts {expert}' if expert else '--job JOB.yaml'}`"
         for file in checkpoint.files:
             path, stated = _stated(file, entry)
@@ -81,13 +91,14 @@ class WeightsFolder:
                 )
             if not stated.sha256:
                 raise ValueError(
-                    f"weights of {expert or checkpoint.name}: {at} is not in {self.root}/weights.lock, so nobody knows whether it "
-                    f"is whole; copy the lock too, or run {fetch} (with --at-hand where there is no network)"
+                    f"weights of {expert or checkpoint.name}: {self.root}/{LOCK_NAME} states no digest for {at}"
+                    f"{f' at revision {checkpoint.revision}' if checkpoint.revision else ''}, so it may be anything; copy the lock "
+                    f"too, or run {fetch} (with --at-hand where there is no network)"
                 )
             check_lock_agrees(checkpoint, file, entry)
             found = digest_of(at)
             if found != stated.sha256:
-                raise ValueError(
+                raise DamagedWeights(
                     f"{at} is damaged: its SHA-256 is {found}, expected {stated.sha256}; run {fetch}, which brings it again"
                 )
         return self.path(checkpoint)
@@ -141,7 +152,7 @@ def check_lock_agrees(checkpoint: Checkpoint, file: CheckpointFile, entry: LockE
         return
     locked_digest = entry.files[file.path].sha256
     if locked_digest != file.sha256:
-        raise ValueError(
+        raise DamagedWeights(
             f"weights.lock states SHA-256 {locked_digest} for {checkpoint.name}/{file.path}, its authors publish {file.sha256}; "
             "remove that checkpoint's entry from the lock and fetch again"
         )

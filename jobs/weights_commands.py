@@ -1,0 +1,255 @@
+"""Commands for weights that do not come inside a package: fetch them, verify them, list them, or seed random ones."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from expert_zoo.weights.checkpoint import Checkpoint
+from expert_zoo.weights.folder import WeightsFolder
+from jobs.progress import LOG_EVERY
+from jobs.terminal import AsJson, aligned, say, show, size
+from pipeline.errors import JobError
+
+app = typer.Typer(
+    help="Fetch, verify and list the experts' weights. Nothing else in this package ever downloads anything.",
+    no_args_is_help=True,
+)
+
+Names = Annotated[
+    str | None, typer.Option("--experts", metavar="A,B", help="Names of experts, with commas between them.")
+]
+JobFile = Annotated[
+    str | None,
+    typer.Option("--job", metavar="JOB.yaml", help="The experts of this job file; their options choose the weights."),
+]
+Folder = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", metavar="DIR", help="The weights folder. Default: the job's, $EXPERT_LABELS_WEIGHTS, a cache."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """A checkpoint, the folder where it belongs, and the experts that need it there."""
+
+    folder: WeightsFolder
+    checkpoint: Checkpoint
+    experts: tuple[str, ...]
+
+    def to_json(self, **more: object) -> dict[str, Any]:
+        entry, checkpoint = self.folder.entry(self.checkpoint), self.checkpoint
+        return {
+            "checkpoint": checkpoint.name,
+            "experts": list(self.experts),
+            **more,
+            "bytes": sum(weights.bytes for weights in self.folder.weights(checkpoint)),
+            "revision": entry.revision if entry else checkpoint.revision,
+            "source": entry.source if entry else checkpoint.repo or checkpoint.page,
+            "licence": checkpoint.licence,
+            "commercial_use": checkpoint.commercial_use,
+            "page": checkpoint.page,
+            "folder": str(self.folder.path(checkpoint)),
+        }
+
+
+@app.command()
+def fetch(
+    experts: Names = None,
+    job: JobFile = None,
+    weights: Folder = None,
+    at_hand: Annotated[
+        bool, typer.Option("--at-hand", help="Download nothing: record files that were put into the folder by hand.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download weights and check their digests. Interrupt it at will: the next run goes on where this one stopped."""
+    from expert_zoo.weights.fetch import fetch as bring
+    from expert_zoo.weights.fetch import record_at_hand
+
+    if experts is None and job is None:
+        raise JobError(
+            "fetch what? name experts with --experts, or a job file with --job; `expert-labels experts` lists them"
+        )
+    done, failures = [], []
+    for needed in _needed(experts, job, weights):
+        checkpoint = needed.checkpoint
+        if not checkpoint.commercial_use:
+            say(f"licence: {checkpoint.name} is for non-commercial use ({checkpoint.licence}; {checkpoint.page})")
+        try:
+            if at_hand:
+                record_at_hand(needed.folder, checkpoint)
+                what = "recorded"
+            else:
+                with _Bars() as bars:
+                    what = "fetched" if bring(needed.folder, checkpoint, say=say, progress=bars) else "at hand"
+        except ValueError as error:
+            failures.append(str(error))
+            continue
+        except KeyboardInterrupt:
+            say("interrupted: what arrived is kept; run the same command again and it goes on")
+            raise typer.Exit(130) from None
+        done.append(needed.to_json(did=what))
+    table = [
+        [row["checkpoint"], row["did"], size(row["bytes"]), row["revision"][:12] or "-", row["folder"]] for row in done
+    ]
+    show(aligned(table, left=(0, 1, 3, 4)) if table else [], done, as_json)
+    for failure in failures:
+        say(f"error: {failure}")
+    if failures:
+        raise typer.Exit(2)
+
+
+@app.command()
+def verify(experts: Names = None, job: JobFile = None, weights: Folder = None, as_json: AsJson = False) -> None:
+    """Read every byte of the weights at hand and compare their digests. Default: of all experts.
+
+    Exit code 1 if something is damaged, or if experts were named and their weights are missing.
+    """
+    asked = _needed(experts, job, weights)
+    rows, troubles = [], []
+    for needed in asked:
+        state, why = _state_of(needed)
+        rows.append(needed.to_json(state=state, why=why))
+        if state == "damaged" or (state == "missing" and (experts or job)):
+            troubles.append(why)
+    show(_table(rows) + troubles, rows, as_json)
+    raise typer.Exit(1 if troubles else 0)
+
+
+@app.command("list")
+def list_(experts: Names = None, job: JobFile = None, weights: Folder = None, as_json: AsJson = False) -> None:
+    """Which weights there are, whether they are at hand, and what their licences allow. Default: of all experts."""
+    rows = []
+    for needed in _needed(experts, job, weights):
+        rows.append(needed.to_json(state="at hand" if needed.folder.at_hand(needed.checkpoint) else "missing"))
+    show(_table(rows), rows, as_json)
+
+
+@app.command()
+def seed(
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="DIR", help="The folder for them; not one with real weights.")
+    ],
+    experts: Names = None,
+    job: JobFile = None,
+    small: Annotated[bool, typer.Option("--small", help="The same architecture with few and narrow layers.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write random weights in the real formats, to try or to time experts whose real ones are not at hand.
+
+    Their labels are noise. They have digests of their own and so never share a column with real ones.
+    """
+    from expert_zoo.seeding import seed as write
+
+    asked = _needed(experts, job, weights)
+    names = {name: options for name, options in _choices(experts, job) if any(name in n.experts for n in asked)}
+    try:
+        write(list(names), root=weights, small=small, options=names)
+    except ValueError as error:
+        raise JobError(str(error)) from error
+    rows = [needed.to_json() for needed in asked]
+    show([f"{row['checkpoint']}  {size(row['bytes'])}  {row['folder']}" for row in rows], rows, as_json)
+
+
+def _choices(experts: str | None, job: str | None) -> list[tuple[str, dict[str, Any]]]:
+    """(name, options) of the experts asked for; of the whole catalog where none are."""
+    from expert_zoo.catalog import EXPERTS
+    from jobs.job import load_choices
+
+    if experts is not None and job is not None:
+        raise JobError("--experts and --job both say which experts; expected one of them")
+    if job is not None:
+        return [(choice.name, dict(choice.options)) for choice in load_choices(job).experts if choice.use is None]
+    names = [name.strip() for name in experts.split(",")] if experts is not None else list(EXPERTS)
+    return [(name, {}) for name in dict.fromkeys(names)]
+
+
+def _needed(experts: str | None, job: str | None, weights: str | None) -> list[Needed]:
+    """Each checkpoint once, in the order of the experts. Raises JobError for unknown names and options."""
+    from expert_zoo.catalog import accepts, create
+    from expert_zoo.weights.needed import NeedsCheckpoint
+
+    found: dict[tuple[Path, str], Needed] = {}
+    carried = []
+    try:
+        for name, options in _choices(experts, job):
+            if weights is not None and accepts(name, "weights_folder"):
+                options = options | {"weights_folder": weights}
+            expert = create(name, options=options)
+            if not isinstance(expert, NeedsCheckpoint):
+                carried.append(name)
+                continue
+            key = expert.folder.path(expert.checkpoint), expert.checkpoint.name
+            users = found[key].experts if key in found else ()
+            found[key] = Needed(expert.folder, expert.checkpoint, (*users, name))
+    except ValueError as error:
+        raise JobError(str(error)) from error
+    if carried and (experts or job):
+        say(f"{', '.join(carried)}: nothing to fetch, their weights are in a package or there are none")
+    return list(found.values())
+
+
+def _state_of(needed: Needed) -> tuple[str, str]:
+    """(at hand, missing or damaged; why), after reading every byte."""
+    from expert_zoo.weights.folder import DamagedWeights
+
+    try:
+        needed.folder.verified(needed.checkpoint, expert=needed.experts[0])
+    except DamagedWeights as error:
+        return "damaged", str(error)
+    except ValueError as error:
+        return "missing", str(error)
+    return "at hand", ""
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return ["no expert here needs weights of its own"]
+    table = [["checkpoint", "experts", "state", "size", "revision", "commercial", "licence"]]
+    for row in rows:
+        known = size(row["bytes"]) if row["bytes"] else "-"
+        allowed = "yes" if row["commercial_use"] else "no"
+        revision = row["revision"][:10] or "-"
+        table.append(
+            [row["checkpoint"], " ".join(row["experts"]), row["state"], known, revision, allowed, row["licence"]]
+        )
+    return aligned(table, left=(0, 1, 2, 4, 5, 6))
+
+
+class _Bars:
+    """Progress of downloads: a bar for each file on a terminal, a line now and then in a log."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._what = ""
+        self._said = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            if self._bar is None or self._what != what:
+                self.__exit__()
+                self._bar = tqdm(
+                    desc=what, unit="B", unit_scale=True, total=total or None, initial=done, dynamic_ncols=True
+                )
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._said > LOG_EVERY:
+            self._said = time.monotonic()
+            say(f"{what}: {size(done)} of {size(total) if total else 'unknown size'}")
+        self._what = what
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
