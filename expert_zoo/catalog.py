@@ -14,6 +14,7 @@ EXPERTS: dict[str, str] = {
     "image": "expert_zoo.image:Image",
     "ocr": "expert_zoo.ocr:Ocr",
     "edge": "expert_zoo.edge.expert:Edge",
+    "normal": "expert_zoo.normal.expert:Normal",
     "pocket_depth": "expert_zoo.pocket.experts:PocketDepth",
     "pocket_normal": "expert_zoo.pocket.experts:PocketNormal",
     "pocket_edge": "expert_zoo.pocket.experts:PocketEdge",
