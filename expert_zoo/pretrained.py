@@ -6,7 +6,7 @@ No file outside the folder is looked at and nothing is downloaded. Every error i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,11 @@ _SEED = 20230304
 NO_ROLE = (".position_ids", ".relative_position_index", ".num_batches_tracked")
 
 
-def load_pretrained(network_class: Any, folder: Path) -> Any:
-    """``network_class`` (a PreTrainedModel) in float32 on the CPU, as ``folder`` says. Raises ValueError."""
+def load_pretrained(network_class: Any, folder: Path, *, unread: Collection[str] = ()) -> Any:
+    """``network_class`` (a PreTrainedModel) in float32 on the CPU, as ``folder`` says. Raises ValueError.
+
+    unread: parameters that this version of transformers has and never reads, so that a checkpoint need not have them.
+    """
     import torch
 
     try:
@@ -48,7 +51,7 @@ def load_pretrained(network_class: Any, folder: Path) -> Any:
     faults = [
         f"{len(names)} {kind}, the first is {names[0]}"
         for kind, found in kinds.items()
-        if (names := [name for name in found if not name.endswith(NO_ROLE)])
+        if (names := [name for name in found if not name.endswith(NO_ROLE) and name not in unread])
     ]
     if faults:
         raise ValueError(f"{folder} holds another network's weights than {network_class.__name__}: {'; '.join(faults)}")
