@@ -96,7 +96,7 @@ def test_a_small_checkpoint_is_the_same_architecture(small: Path) -> None:
     assert {name.split(".")[1] for name in state} == {name.split(".")[1] for name in keys_of_the_authors()}
     assert {name: tuple(value.shape) for name, value in state.items()} == official_shapes(SMALL)
     assert sum(value.numel() for value in state.values()) < 1_000_000
-    assert torch.equal(load_network(small).refine[2][0].weight[..., 0], state["decoder.out_conv_res1.0.weight"])
+    assert torch.equal(load_network(small).refine[2].layers[0].weight[..., 0], state["decoder.out_conv_res1.0.weight"])
 
 
 def test_seeded_weights_are_the_same_every_time(small: Path, tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ OFFICIAL_PREFIX = {
     "rise.2.": "decoder.up3._net.",
     "rise.3.": "decoder.up4._net.",
     "coarse.": "decoder.out_conv_res8.",
-    "refine.0.": "decoder.out_conv_res4.",
-    "refine.1.": "decoder.out_conv_res2.",
-    "refine.2.": "decoder.out_conv_res1.",
+    "refine.0.layers.": "decoder.out_conv_res4.",
+    "refine.1.layers.": "decoder.out_conv_res2.",
+    "refine.2.layers.": "decoder.out_conv_res1.",
 }
 #: The encoder's last normalisation: the authors carry it along but take the features before it.
 NO_ROLE = tuple(
@@ -106,7 +106,7 @@ class NormalNetwork(nn.Module):
             _two_convolutions(under + skip, out) for under, skip, out in zip(below, skips, size.rise, strict=True)
         )
         self.coarse = nn.Conv2d(size.rise[1], 4, 3, padding=1)
-        self.refine = nn.ModuleList(_pixel_mlp(channels + 4, size.hidden) for channels in size.rise[1:])
+        self.refine = nn.ModuleList(PixelMlp(channels + 4, size.hidden) for channels in size.rise[1:])
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """B x 4 x h x w at 1/8, 1/4, 1/2 and all of the image's height and width, float32: unit normal (x, y, z) and kappa."""
@@ -149,12 +149,24 @@ class Encoder(nn.Module):
         return [*(stages[n] for n in reversed(SKIP_STAGES)), self.conv_head(features)]
 
 
-class PixelMlp(nn.Sequential):
-    """Normal and kappa of every pixel from those of the level below and its features, both enlarged to twice their size."""
+class PixelMlp(nn.Module):
+    """Raw normal and kappa of every pixel from those of the level below and its features, both enlarged to twice their size."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, 4, 1),
+        )
 
     def forward(self, features_BChw: Tensor, said_B4hw: Tensor) -> Tensor:
         # A layer that sees one pixel and a linear enlargement change places: so the layer has a quarter of the pixels to do.
-        first, *others = self
+        first, *others = self.layers
         hidden = first(torch.cat([features_BChw, said_B4hw.to(features_BChw.dtype)], dim=1))
         hidden = _enlarged(hidden, torch.Size(2 * side for side in hidden.shape[2:]))
         for layer in others:
@@ -162,26 +174,14 @@ class PixelMlp(nn.Sequential):
         return hidden
 
 
-def _pixel_mlp(channels: int, hidden: int) -> PixelMlp:
-    return PixelMlp(
-        nn.Conv2d(channels, hidden, 1),
-        nn.ReLU(),
-        nn.Conv2d(hidden, hidden, 1),
-        nn.ReLU(),
-        nn.Conv2d(hidden, hidden, 1),
-        nn.ReLU(),
-        nn.Conv2d(hidden, 4, 1),
-    )
-
-
 def _two_convolutions(channels: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, out, 3, padding=1),
         nn.BatchNorm2d(out),
-        nn.LeakyReLU(),
+        nn.LeakyReLU(inplace=True),
         nn.Conv2d(out, out, 3, padding=1),
         nn.BatchNorm2d(out),
-        nn.LeakyReLU(),
+        nn.LeakyReLU(inplace=True),
     )
 
 
