@@ -13,8 +13,13 @@ from expert_zoo.expert import Expert
 EXPERTS: dict[str, str] = {
     "image": "expert_zoo.image:Image",
     "ocr": "expert_zoo.ocr:Ocr",
+    "ocr_easyocr": "expert_zoo.ocr_easyocr:EasyOcr",
     "edge": "expert_zoo.edge.expert:Edge",
     "normal": "expert_zoo.normal.expert:Normal",
+    "depth": "expert_zoo.depth:Depth",
+    "depth_anything": "expert_zoo.depth_anything:DepthAnything",
+    "seg_coco": "expert_zoo.segmentation:SegCoco",
+    "seg_ade": "expert_zoo.segmentation:SegAde",
     "pocket_depth": "expert_zoo.pocket.experts:PocketDepth",
     "pocket_normal": "expert_zoo.pocket.experts:PocketNormal",
     "pocket_edge": "expert_zoo.pocket.experts:PocketEdge",
