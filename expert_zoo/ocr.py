@@ -2,9 +2,7 @@
 
     photo -> at most READING_SIDE pixels -> text lines (detector) -> upright crops -> characters (recogniser) -> words
 
-The recogniser reads lines. The label holds words, because that is what is trained on (one text embedding per region): a line
-is cut at its spaces, each word's corners interpolated between those of the line at the columns where the recogniser saw its
-characters, each word's score the mean of its own characters'. Scripts without spaces (Chinese, Japanese) stay whole lines.
+Lines are cut into words at the CTC columns of their characters (expert_zoo/words.py).
 
 Source: PP-OCRv6 (arXiv:2606.13108); detection by differentiable binarisation (arXiv:1911.08947), recognition by a light SVTR
 with CTC (arXiv:2205.00159). rapidocr's own word boxes are not used: they give a word the score of one of its characters.
@@ -14,18 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expert_zoo.card import ExpertCard, Weights
 from expert_zoo.expert import Expert, Needs, Photo
-from expert_zoo.labels import Label, words
+from expert_zoo.labels import Label
 from expert_zoo.resize import resize_long_side
-from expert_zoo.spec import LabelSpec
+from expert_zoo.words import PRISMER_MIN_SCORE, PRISMER_RULES, PRISMER_SIDE, Line, squashed, words_of, words_spec
 
 #: The version whose code stands between the weights and the words; another one may read differently.
 RAPIDOCR = "3.10.0"
@@ -53,15 +51,31 @@ VERTICAL_RATIO = 1.5
 class Ocr(Expert):
     """Words with polygons and scores, in reading order, text as read (case and accents kept).
 
-    min_score: words whose characters' mean probability is below are left out, 0 to 1.
+    recipe: "best", or "prismer": what of the released pipeline's rules holds for other networks than its own (words.py):
+    the photo squashed to 480x480 before it is read, words in lower case, a higher threshold.
+    min_score: words whose characters' mean probability is below are left out, 0 to 1; None: 0.5, with prismer 0.8.
     detection_side: long side in pixels at which lines are looked for, 64 to 1920; larger photos are made smaller for it.
+    None: 960, with prismer 480.
 
     Raises ValueError on other values, and from `load` where the installed rapidocr does not carry the weights of the card.
     """
 
     needs: ClassVar[Needs] = Needs(batch_size=4)
 
-    def __init__(self, *, min_score: float = 0.5, detection_side: int = 960) -> None:
+    def __init__(
+        self,
+        *,
+        recipe: Literal["best", "prismer"] = "best",
+        min_score: float | None = None,
+        detection_side: int | None = None,
+    ) -> None:
+        if recipe not in ("best", "prismer"):
+            raise ValueError(f"ocr: recipe is {recipe!r}; expected best or prismer")
+        self.prismer = recipe == "prismer"
+        if min_score is None:
+            min_score = PRISMER_MIN_SCORE if self.prismer else 0.5
+        if detection_side is None:
+            detection_side = PRISMER_SIDE if self.prismer else 960
         if not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
             raise ValueError(f"ocr: min_score is {min_score!r}; expected a number from 0 to 1")
         if type(detection_side) is not int or not 64 <= detection_side <= READING_SIDE:
@@ -74,7 +88,10 @@ class Ocr(Expert):
             summary="Words read by PP-OCRv6 small: 50 languages, among them Chinese, Japanese and those in Latin script.",
             network="PP-OCRv6_small: DB detector (2,453,416 parameters), SVTR-CTC recogniser (5,267,734), both on LCNetV4",
             weights=(DETECTOR, RECOGNISER),
-            preprocessing={
+            preprocessing=(
+                {"squashed_side": PRISMER_SIDE, "squashing_filter": "Pillow bilinear"} if self.prismer else {}
+            )
+            | {
                 "channels": "BGR",
                 "reading_side": READING_SIDE,
                 "reading_filter": "area, never enlarged",
@@ -95,13 +112,9 @@ class Ocr(Expert):
                 "min_score": self.min_score,
                 "words": "lines cut at spaces, corners at the CTC columns of their characters",
                 "order": "rows top to bottom, in a row left to right",
-            },
-            spec=LabelSpec(
-                kind="words",
-                quantity="words",
-                units="pixels of the upright image",
-                convention="x right, y down; corners clockwise from the reading direction's top left; text as read",
-            ),
+            }
+            | (PRISMER_RULES if self.prismer else {}),
+            spec=words_spec(lower_case=self.prismer),
             parameters=2_453_416 + 5_267_734,
             licence="Apache-2.0",
             commercial_use=True,
@@ -147,38 +160,40 @@ class Ocr(Expert):
 
     def _read(self, pixels_HW3: NDArray[np.uint8]) -> Label:
         height, width = pixels_HW3.shape[:2]
-        small_HW3 = resize_long_side(pixels_HW3, READING_SIDE)
+        small_HW3 = squashed(pixels_HW3) if self.prismer else resize_long_side(pixels_HW3, READING_SIDE)
         top, left = (max(0, PADDED_SIDE - side + 1) // 2 for side in small_HW3.shape[:2])
         padded_HW3 = np.pad(small_HW3, ((top, top), (left, left), (0, 0)), mode="edge")
         lines = self._lines(np.ascontiguousarray(padded_HW3[:, :, ::-1]))
         scale = np.array([width / small_HW3.shape[1], height / small_HW3.shape[0]])
-        polygons, texts, scores = [], [], []
-        for i in _reading_order([quad for quad, _, _ in lines]):
-            for text, corners_42, score in _words_of(*lines[i]):
-                if score >= self.min_score:
-                    polygons.append(np.clip((corners_42 - (left, top)) * scale, 0, (width, height)))
-                    texts.append(text)
-                    scores.append(score)
-        return words(polygons, texts, scores)
 
-    def _lines(self, image_HW3: NDArray[np.uint8]) -> list[tuple[NDArray[np.float64], str, Any]]:
-        """(corners from the top left of the reading direction, text, rapidocr's WordInfo) of each line of a BGR image."""
+        def to_photo(corners_42: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.clip((corners_42 - (left, top)) * scale, 0, (width, height))
+
+        spelling = str.lower if self.prismer else str
+        return words_of(lines, min_score=self.min_score, to_photo=to_photo, spelling=spelling)
+
+    def _lines(self, image_HW3: NDArray[np.uint8]) -> list[Line]:
+        """The lines of a BGR image, in its pixels, in the order of the detector."""
         found, _, read, crops = self._engine.run_ocr_steps(image_HW3, {})
         if found.boxes is None or read.txts is None:
             return []
         quads = [np.asarray(quad_42, np.float64) for quad_42 in found.boxes]
-        lines = list(zip(quads, read.txts, read.word_results, strict=True))
+        lines = [_line(*line) for line in zip(quads, read.txts, read.word_results, strict=True)]
         vertical = [i for i, quad_42 in enumerate(quads) if _is_vertical(quad_42)]
         if vertical:
             upwards = self._engine.recognize_txt([np.rot90(crops[i], 2) for i in vertical])
             for k, i in enumerate(vertical):
-                downward = upwards.scores[k] <= read.scores[i]
-                lines[i] = (
-                    (np.roll(quads[i], -1, axis=0), read.txts[i], read.word_results[i])
-                    if downward
-                    else (np.roll(quads[i], 1, axis=0), upwards.txts[k], upwards.word_results[k])
-                )
+                if upwards.scores[k] <= read.scores[i]:
+                    lines[i] = _line(np.roll(quads[i], -1, axis=0), read.txts[i], read.word_results[i])
+                else:
+                    lines[i] = _line(np.roll(quads[i], 1, axis=0), upwards.txts[k], upwards.word_results[k])
         return lines
+
+
+def _line(corners_42: NDArray[np.float64], text: str, info: Any) -> Line:
+    """``info``: rapidocr's WordInfo: the CTC column of each character but spaces, the probability of each character and space."""
+    columns = np.array([column for word in info.word_cols for column in word], np.float64)
+    return Line(corners_42=corners_42, text=text, places_K=(columns + 0.5) / info.line_txt_len, scores=info.confs)
 
 
 def _threads() -> int:
@@ -201,58 +216,3 @@ def _is_vertical(quad_42: NDArray[np.float64]) -> bool:
     """Whether rapidocr turned the crop of this line: its rule, whole pixels included (utils/process_img.py)."""
     sides = [int(np.linalg.norm(quad_42[i] - quad_42[(i + 1) % 4])) for i in range(4)]
     return max(sides[1], sides[3]) / max(sides[0], sides[2]) >= VERTICAL_RATIO
-
-
-def _reading_order(quads: Sequence[NDArray[np.float64]]) -> list[int]:
-    """Indices of the lines, row by row, left to right in a row.
-
-    A line belongs to a row while its centre is within half a line's height of where the row's first line points: rows of a
-    tilted page stay together. Lines that run more down than across are rows of their own.
-    """
-    centres = [quad.mean(axis=0) for quad in quads]
-    rows: list[list[int]] = []
-    for line in sorted(range(len(quads)), key=lambda i: (centres[i][1], centres[i][0], i)):
-        rows_here = [row for row in rows if _points_at(quads[row[0]], centres[row[0]], centres[line])]
-        if rows_here:
-            rows_here[-1].append(line)
-        else:
-            rows.append([line])
-    return [line for row in rows for line in sorted(row, key=lambda i: (centres[i][0], i))]
-
-
-def _points_at(quad_42: NDArray[np.float64], centre: NDArray[np.float64], point: NDArray[np.float64]) -> bool:
-    across, down = (quad_42[1] + quad_42[2] - quad_42[0] - quad_42[3]) / 2
-    if abs(down) >= abs(across):
-        return False
-    height = float(np.linalg.norm(quad_42[3] + quad_42[2] - quad_42[0] - quad_42[1])) / 2
-    expected = centre[1] + (point[0] - centre[0]) * down / across
-    return bool(abs(point[1] - expected) < height / 2)
-
-
-def _words_of(quad_42: NDArray[np.float64], line: str, info: Any) -> Iterator[tuple[str, NDArray[np.float64], float]]:
-    """(text, corners, score) of each word of a line.
-
-    ``info``: rapidocr's WordInfo: the CTC column of each character but spaces, the probability of each character and space.
-    """
-    columns = [column for word in info.word_cols for column in word]
-    assert len(columns) == sum(not char.isspace() for char in line) and len(info.confs) >= len(line), line
-    centres = (np.array(columns) + 0.5) / info.line_txt_len if columns else np.zeros(0)
-    half = (centres[-1] - centres[0]) / (len(centres) - 1) / 2 if len(centres) > 1 else 0.5
-    start = char = 0
-    for text in line.split():
-        start = line.index(text, start)
-        end = char + len(text)
-        # The first and last word take the line's own ends, the others half a character beyond their outermost centres.
-        low = max(centres[char] - half, (centres[char - 1] + centres[char]) / 2) if char else 0.0
-        high = min(centres[end - 1] + half, (centres[end - 1] + centres[end]) / 2) if end < len(centres) else 1.0
-        corners = np.stack(
-            [_along(quad_42, low, 0), _along(quad_42, high, 0), _along(quad_42, high, 1), _along(quad_42, low, 1)]
-        )
-        yield text, corners, float(np.mean(info.confs[start : start + len(text)]))
-        start, char = start + len(text), end
-
-
-def _along(quad_42: NDArray[np.float64], share: float, down: int) -> NDArray[np.float64]:
-    """The point at ``share`` of the way (0 to 1) along the upper (``down`` 0) or lower (1) edge of a line."""
-    begin, end = (quad_42[3], quad_42[2]) if down else (quad_42[0], quad_42[1])
-    return begin + (end - begin) * min(max(share, 0.0), 1.0)
