@@ -52,4 +52,5 @@ def _mirrored_png(mask: bytes) -> bytes:
     import cv2
 
     pixels_HW = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels_HW is not None, "LabelSpec.problem_with lets no other bytes pass"
     return bytes(cv2.imencode(".png", pixels_HW[:, ::-1])[1].tobytes())

@@ -97,7 +97,7 @@ class NetworkExpert(Expert):
 
         self._device = device
         network = self._build(self.folder.verified(self.checkpoint, expert=self.card.name)).eval().requires_grad_(False)
-        network = network.to(torch.device(device), memory_format=torch.channels_last)
+        network = network.to(device).to(memory_format=torch.channels_last)
         self._network = torch.compile(network) if self._compile else network
 
     def release(self) -> None:

@@ -50,7 +50,7 @@ def pixels_on(device: torch.device, photo: Photo) -> Tensor:
     pixels_HW3, arrived = _sent[photo][str(device)]
     torch.cuda.current_stream(device).wait_event(arrived)
     pixels_HW3.record_stream(torch.cuda.current_stream(device))
-    return pixels_HW3  # type: ignore[no-any-return]
+    return pixels_HW3
 
 
 def forget() -> None:
