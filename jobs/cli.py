@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import bench_command, manifest_commands, store_commands, weights_commands
+from jobs import bench_command, expert_commands, manifest_commands, store_commands, weights_commands
 from jobs.summary import Summary
 from jobs.terminal import AsJson, JobPath, say, show
 from pipeline.errors import ExpertLabelsError
@@ -66,7 +66,7 @@ app.command()(store_commands.failures)
 app.command()(store_commands.audit)
 app.command()(store_commands.preview)
 app.command()(store_commands.export)
-app.command()(manifest_commands.experts)
+app.command()(expert_commands.experts)
 app.command()(bench_command.bench_expert)
 app.command()(manifest_commands.version)
 

@@ -1,4 +1,4 @@
-"""Commands that need no store: manifests, the experts' cards, the version."""
+"""Commands that need no store: manifests, the version."""
 
 from __future__ import annotations
 
@@ -87,33 +87,6 @@ def check(manifest: ManifestPath) -> None:
     except ValueError as error:
         raise JobError(str(error)) from error
     say(f"{manifest}: {len(opened)} images, fingerprint {opened.fingerprint[:16]} as stated")
-
-
-def experts(
-    name: Annotated[str | None, typer.Argument(help="Show this expert's whole card.")] = None,
-    use: Annotated[
-        str | None, typer.Option("--use", metavar="module:Class", help="Your own class, as in a job file.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """The experts that a job file can name, with version, licence and what they say."""
-    from expert_zoo.catalog import EXPERTS, create
-
-    if use and not name:
-        raise JobError(f"--use {use} is the class of one expert; name it: `expert-labels experts NAME --use {use}`")
-    try:
-        cards = [create(known, use=use).card for known in ([name] if name else EXPERTS)]
-    except ValueError as error:
-        raise JobError(str(error)) from error
-    if name:
-        show([cards[0].model_dump_json(indent=1)], cards[0].model_dump(mode="json"), as_json)
-        return
-    table = [["expert", "version", "label", "parameters", "licence", "what it is"]]
-    for card in cards:
-        parameters = f"{card.parameters / 1e6:.2f} M" if card.parameters else "-"
-        table.append([card.name, card.version, card.spec.kind, parameters, card.licence, card.summary])
-    lines = aligned(table, left=(0, 1, 2, 4, 5))
-    show(lines, [card.model_dump(mode="json") | {"version": card.version} for card in cards], as_json)
 
 
 def version() -> None:

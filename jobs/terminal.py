@@ -43,6 +43,11 @@ def aligned(table: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> li
     ]
 
 
+def shortened(text: str, width: int) -> str:
+    """``text``, or as much of it as fits ``width`` with three dots to say so."""
+    return text if len(text) <= width else f"{text[: width - 3].rstrip()}..."
+
+
 def short_names(columns: Sequence[str]) -> dict[str, str]:
     """``expert@version`` -> ``expert``, but the whole where two versions of one expert would look alike."""
     experts = [column.split("@")[0] for column in set(columns)]

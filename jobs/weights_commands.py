@@ -14,7 +14,8 @@ from tqdm import tqdm
 from expert_zoo.weights.checkpoint import Checkpoint
 from expert_zoo.weights.folder import WeightsFolder
 from jobs.progress import LOG_EVERY
-from jobs.terminal import AsJson, aligned, say, show, size
+from jobs.terminal import AsJson, aligned, say, shortened, show, size
+from pipeline.choices import ExpertChoice
 from pipeline.errors import JobError
 
 app = typer.Typer(
@@ -151,26 +152,34 @@ def seed(
     from expert_zoo.seeding import seed as write
 
     asked = _needed(experts, job, weights)
-    names = {name: options for name, options in _choices(experts, job) if any(name in n.experts for n in asked)}
+    choices = [choice for choice in _choices(experts, job) if any(choice.name in needed.experts for needed in asked)]
+    own = [choice.name for choice in choices if choice.use]
+    if own:
+        raise JobError(f"{', '.join(own)}: only experts of the table can be seeded; leave out those with `use`")
     try:
-        write(list(names), root=weights, small=small, options=names)
+        write(
+            [choice.name for choice in choices],
+            root=weights,
+            small=small,
+            options={choice.name: choice.options for choice in choices},
+        )
     except ValueError as error:
         raise JobError(str(error)) from error
     rows = [needed.to_json() for needed in asked]
     show([f"{row['checkpoint']}  {size(row['bytes'])}  {row['folder']}" for row in rows], rows, as_json)
 
 
-def _choices(experts: str | None, job: str | None) -> list[tuple[str, dict[str, Any]]]:
-    """(name, options) of the experts asked for; of the whole catalog where none are."""
+def _choices(experts: str | None, job: str | None) -> list[ExpertChoice]:
+    """The experts asked for; the whole catalog where none are."""
     from expert_zoo.catalog import EXPERTS
     from jobs.job import load_choices
 
     if experts is not None and job is not None:
         raise JobError("--experts and --job both say which experts; expected one of them")
     if job is not None:
-        return [(choice.name, dict(choice.options)) for choice in load_choices(job).experts if choice.use is None]
+        return list(load_choices(job).experts)
     names = [name.strip() for name in experts.split(",")] if experts is not None else list(EXPERTS)
-    return [(name, {}) for name in dict.fromkeys(names)]
+    return [ExpertChoice(name=name) for name in dict.fromkeys(names)]
 
 
 def _needed(experts: str | None, job: str | None, weights: str | None) -> list[Needed]:
@@ -178,19 +187,22 @@ def _needed(experts: str | None, job: str | None, weights: str | None) -> list[N
     from expert_zoo.catalog import accepts, create
     from expert_zoo.weights.needed import NeedsCheckpoint
 
-    found: dict[tuple[Path, str], Needed] = {}
+    found: dict[Path, Needed] = {}
     carried = []
     try:
-        for name, options in _choices(experts, job):
-            if weights is not None and accepts(name, "weights_folder"):
-                options = options | {"weights_folder": weights}
-            expert = create(name, options=options)
+        for choice in _choices(experts, job):
+            given = (
+                {"weights_folder": weights}
+                if weights and accepts(choice.name, "weights_folder", use=choice.use)
+                else {}
+            )
+            expert = create(choice.name, use=choice.use, options=choice.options | given)
             if not isinstance(expert, NeedsCheckpoint):
-                carried.append(name)
+                carried.append(choice.name)
                 continue
-            key = expert.folder.path(expert.checkpoint), expert.checkpoint.name
-            users = found[key].experts if key in found else ()
-            found[key] = Needed(expert.folder, expert.checkpoint, (*users, name))
+            place = expert.folder.path(expert.checkpoint)
+            users = found[place].experts if place in found else ()
+            found[place] = Needed(expert.folder, expert.checkpoint, (*users, choice.name))
     except ValueError as error:
         raise JobError(str(error)) from error
     if carried and (experts or job):
@@ -220,7 +232,15 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         allowed = "yes" if row["commercial_use"] else "no"
         revision = row["revision"][:10] or "-"
         table.append(
-            [row["checkpoint"], " ".join(row["experts"]), row["state"], known, revision, allowed, row["licence"]]
+            [
+                row["checkpoint"],
+                " ".join(row["experts"]),
+                row["state"],
+                known,
+                revision,
+                allowed,
+                shortened(row["licence"], 20),
+            ]
         )
     return aligned(table, left=(0, 1, 2, 4, 5, 6))
 

@@ -43,6 +43,13 @@ class CheckpointFile(BaseModel):
             raise ValueError(f"path {path!r}: expected one inside the checkpoint's folder")
         return path
 
+    @field_validator("url")
+    @classmethod
+    def _is_of_the_web(cls, url: str) -> str:
+        if url and not url.startswith(("https://", "http://")):
+            raise ValueError(f"url {url!r}: expected http or https")
+        return url
+
     @field_validator("sha256")
     @classmethod
     def _is_a_digest(cls, sha256: str) -> str:
