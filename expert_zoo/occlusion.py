@@ -15,7 +15,8 @@ neither on the depth map's resolution nor on the result's.
 
 Depth is rounded to 65536 levels from its least to its greatest value first, so that sums are whole numbers and means that
 ought to be equal are. No mask is ever made for a box: overlaps come from the boxes' corners, means from one integral image, and
-the result from painting rectangles, the nearest last. What that gets wrong are boxes inside nearer ones; those are painted again.
+the result from painting rectangles, the nearest last. What that gets wrong are boxes inside nearer ones; those are painted
+again.
 
 Shapes: H x W pixels of the depth map, h x w of the result, N boxes, K boxes kept.
 """
@@ -71,30 +72,36 @@ def instance_map(
     near_K = np.zeros(len(kept_K))
     if depth_HW is not None:
         near_K = _mean_levels(depth_HW, on_depth[0][kept_K]) * (1 if quantity == "inverse_depth" else -1)
-    order_K = np.argsort(near_K, kind="stable")
-
     pixels_K4 = on_map_N4[kept_K]
-    rectangles, names = pixels_K4.tolist(), kept_K.tolist()
-    for k in order_K.tolist():
-        left, top, right, bottom = rectangles[k]
-        ids_hw[top:bottom, left:right] = names[k]
+    order_K = np.argsort(near_K, kind="stable")
+    for k, (left, top, right, bottom) in zip(kept_K[order_K].tolist(), pixels_K4[order_K].tolist(), strict=True):
+        ids_hw[top:bottom, left:right] = k
+    _paint_inner_again(ids_hw, kept_K, pixels_K4, inside_KK, order_K)
+    return ids_hw
 
+
+def _paint_inner_again(
+    ids_hw: NDArray[np.unsignedinteger], kept_K: Ints, pixels_K4: Ints, inside_KK: NDArray[np.bool_], order_K: Ints
+) -> None:
+    """Rule 2, where the nearest was painted last: each box inside a nearer one gets the pixels where no other is in front of it.
+
+    All other pixels are right already: the nearest box there has none inside it, or there is a ring.
+    """
     place_K = np.empty_like(order_K)
     place_K[order_K] = np.arange(len(order_K))
     nearer_KK = place_K[:, None] > place_K
     in_front_KK = inside_KK | (nearer_KK & ~inside_KK.T)
-    again = np.flatnonzero((inside_KK & ~nearer_KK).any(axis=1))
-    starts_22, ends_22 = pixels_K4[again, None, :2], pixels_K4[again, None, 2:]
-    touching = ((starts_22 < pixels_K4[:, 2:]) & (pixels_K4[:, :2] < ends_22)).all(axis=2)
-    hiding = touching & in_front_KK[:, again].T
-    for k, others in zip(again.tolist(), hiding, strict=True):
+    inner = np.flatnonzero((inside_KK & ~nearer_KK).any(axis=1))
+    starts, ends = pixels_K4[inner, None, :2], pixels_K4[inner, None, 2:]
+    touching = ((starts < pixels_K4[:, 2:]) & (pixels_K4[:, :2] < ends)).all(axis=2)
+    rectangles = pixels_K4.tolist()
+    for k, hiding_K in zip(inner.tolist(), touching & in_front_KK[:, inner].T, strict=True):
         left, top, right, bottom = rectangles[k]
         shown = np.ones((bottom - top, right - left), bool)
-        for other in np.flatnonzero(others).tolist():
+        for other in np.flatnonzero(hiding_K).tolist():
             x0, y0, x1, y1 = rectangles[other]
             shown[max(y0 - top, 0) : y1 - top, max(x0 - left, 0) : x1 - left] = False
-        ids_hw[top:bottom, left:right][shown] = names[k]
-    return ids_hw
+        ids_hw[top:bottom, left:right][shown] = kept_K[k]
 
 
 def covered_pixels(boxes_N4: NDArray[np.float32], *, photo: tuple[int, int], grid: tuple[int, ...]) -> Ints:

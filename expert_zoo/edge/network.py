@@ -5,9 +5,9 @@
              up_block_1  up_block_2  up_block_3  up_block_6   each brings its block's features to one edge map of full size
                +-----------+----------+------ ... -+---------> block_cat: the fused edge map
 
-Source: Soria, Sappa, Humanante, Akbarinia, "Dense Extreme Inception Network for Edge Detection", arXiv:2112.02250, sections 4.1
-and 4.2, in the form of its authors' PyTorch release (November 2021 and later). Modules carry the names of that release, so that
-its checkpoint loads key by key.
+Source: Soria, Sappa, Humanante, Akbarinia, "Dense Extreme Inception Network for Edge Detection", arXiv:2112.02250, in the
+form of its authors' PyTorch release (November 2021 and later). Modules carry the names of that release, so that its checkpoint
+loads key by key.
 
 Shapes: B images, h x w pixels (multiples of STRIDE), C channels.
 """
