@@ -34,14 +34,22 @@ def experts(
 
     if use and not name:
         raise JobError(f"--use {use} is the class of one expert; name it: `expert-labels experts NAME --use {use}`")
-    try:
-        found = [create(known, use=use) for known in ([name] if name else EXPERTS)]
-        if name:
-            show(_in_full(found[0]), _as_json(found[0]), as_json)
-        else:
-            show(_table(found), [_as_json(expert) for expert in found], as_json)
-    except ValueError as error:
-        raise JobError(str(error)) from error
+    found: list[Expert] = []
+    problems: dict[str, str] = {}
+    for known in [name] if name else EXPERTS:
+        try:
+            found.append(create(known, use=use))
+        except ValueError as error:
+            problems[known] = str(error)
+    if name:
+        if problems:
+            raise JobError(problems[name])
+        show(_in_full(found[0]), _as_json(found[0]), as_json)
+    else:  # an expert that cannot be without an option is a line of its own, and does not hide the others
+        lines = [shortened(f"{known}: {problem}", _WIDTH) for known, problem in problems.items()]
+        rows = [_as_json(expert) for expert in found]
+        rows += [{"name": known, "problem": problem} for known, problem in problems.items()]
+        show(_table(found) + lines, rows, as_json)
 
 
 def _table(experts: list[Expert]) -> list[str]:

@@ -189,22 +189,27 @@ def _needed(experts: str | None, job: str | None, weights: str | None) -> list[N
 
     found: dict[Path, Needed] = {}
     carried = []
-    try:
-        for choice in _choices(experts, job):
+    for choice in _choices(experts, job):
+        try:
             given = (
                 {"weights_folder": weights}
                 if weights and accepts(choice.name, "weights_folder", use=choice.use)
                 else {}
             )
             expert = create(choice.name, use=choice.use, options=choice.options | given)
-            if not isinstance(expert, NeedsCheckpoint):
-                carried.append(choice.name)
-                continue
-            place = expert.folder.path(expert.checkpoint)
-            users = found[place].experts if place in found else ()
-            found[place] = Needed(expert.folder, expert.checkpoint, (*users, choice.name))
-    except ValueError as error:
-        raise JobError(str(error)) from error
+        except ValueError as error:
+            if experts or job:
+                raise JobError(str(error)) from error
+            say(
+                f"left out: {error}; --job JOB.yaml takes options from a job file"
+            )  # the whole catalog was meant, and this one needs an option
+            continue
+        if not isinstance(expert, NeedsCheckpoint):
+            carried.append(choice.name)
+            continue
+        place = expert.folder.path(expert.checkpoint)
+        users = found[place].experts if place in found else ()
+        found[place] = Needed(expert.folder, expert.checkpoint, (*users, choice.name))
     if carried and (experts or job):
         say(f"{', '.join(carried)}: nothing to fetch, their weights are in a package or there are none")
     return list(found.values())

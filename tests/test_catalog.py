@@ -12,6 +12,7 @@ from expert_zoo.expert import Expert, Photo
 from expert_zoo.labels import Label
 from jobs.expert_commands import experts
 from pipeline.errors import JobError
+from tests.seeded_zoo import OPTIONS
 from tests.stand_ins import GREY, Grey, Troubled, card
 
 HERE = "tests.test_catalog"
@@ -46,7 +47,7 @@ def test_the_table_names_importable_places_only() -> None:
 
 @pytest.mark.parametrize("name", sorted(EXPERTS))
 def test_an_expert_of_the_table_calls_itself_so_before_anything_is_loaded(name: str) -> None:
-    expert = create(name)
+    expert = create(name, options=OPTIONS.get(name))
     assert expert.card.name == name and expert.needs.batch_size >= 1
 
 

@@ -14,9 +14,12 @@ from expert_zoo.weights.lock import BY_HAND
 from expert_zoo.weights.needed import NeedsCheckpoint
 from jobs.cli import app
 from jobs.expert_commands import input_of
+from tests.seeded_zoo import OPTIONS
 from tests.stand_ins import GREY, card
 
 runner = CliRunner()
+#: Experts that can be made without an option, which the command line cannot give.
+PLAIN = [name for name in EXPERTS if name not in OPTIONS]
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +30,10 @@ def empty_weights_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_the_table_has_a_line_for_every_expert_and_fits_a_terminal() -> None:
     done = runner.invoke(app, ["experts"])
     head, *lines = done.stdout.splitlines()
-    assert done.exit_code == 0 and [line.split()[0] for line in lines] == list(EXPERTS)
+    assert done.exit_code == 0 and [line.split()[0] for line in lines[: len(PLAIN)]] == PLAIN
+    assert [line.split(":")[0] for line in lines[len(PLAIN) :]] == [name for name in EXPERTS if name in OPTIONS]
     assert max(map(len, [head, *lines])) <= 120
-    for line, name in zip(lines, EXPERTS, strict=True):
+    for line, name in zip(lines, PLAIN, strict=False):
         expert = create(name)
         where = "missing" if isinstance(expert, NeedsCheckpoint) else "in package" if expert.card.weights else "-"
         assert f"  {where}  " in line and (" yes " if expert.card.commercial_use else " no ") in line, name
@@ -38,7 +42,7 @@ def test_the_table_has_a_line_for_every_expert_and_fits_a_terminal() -> None:
 def test_weights_that_are_put_there_are_at_hand() -> None:
     name, expert = next(
         (n, e)
-        for n in EXPERTS
+        for n in PLAIN
         if isinstance(e := create(n), NeedsCheckpoint) and all(not f.sha256 for f in e.checkpoint.files)
     )
     folder = expert.folder.path(expert.checkpoint)
@@ -54,15 +58,15 @@ def test_weights_that_are_put_there_are_at_hand() -> None:
 
 def test_json_holds_the_whole_card() -> None:
     rows = json.loads(runner.invoke(app, ["experts", "--json"]).stdout)
-    assert [row["name"] for row in rows] == list(EXPERTS)
-    for row in rows:
+    assert [row["name"] for row in rows] == [*PLAIN, *(name for name in EXPERTS if name in OPTIONS)]
+    for row in rows[: len(PLAIN)]:
         extra = {key: row.pop(key) for key in ("version", "input", "needs", "weights_state")}
         found = ExpertCard.model_validate(row)
         assert found == create(found.name).card and extra["needs"]["batch_size"] >= 1
         assert extra["version"] is None or extra["version"] == found.version
 
 
-@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_one_expert_is_told_in_full(name: str) -> None:
     done = runner.invoke(app, ["experts", name])
     told, about = done.stdout, create(name).card
@@ -86,3 +90,13 @@ def test_one_expert_is_told_in_full(name: str) -> None:
 )
 def test_the_input_is_what_the_card_says(rules: dict[str, str | int | None], said: str) -> None:
     assert input_of(card("grey", GREY, preprocessing=rules)) == said
+
+
+def test_an_expert_that_needs_an_option_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXPERTS, "fussy", "tests.test_catalog:Fussy")
+    told = runner.invoke(app, ["experts"]).stdout
+    assert "\nfussy: expert 'fussy': missing a required argument: 'side'" in told and "\npocket_depth " in told
+    (row,) = [row for row in json.loads(runner.invoke(app, ["experts", "--json"]).stdout) if row["name"] == "fussy"]
+    assert set(row) == {"name", "problem"}
+    listed = runner.invoke(app, ["weights", "list"])
+    assert listed.exit_code == 0 and "left out: expert 'fussy'" in listed.stderr and "dexined" in listed.stdout
