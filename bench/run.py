@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import plan, png, scan, scenes, size, throughput
+from bench import occlusion, plan, png, scan, scenes, size, throughput
 from bench.report import Part, measured, show
 
 QUICK = {
@@ -23,6 +23,7 @@ QUICK = {
     "scenes": 40,
     "png_scenes": 4,
     "expert_photos": 8,
+    "occlusion_cases": 1,
 }
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Measure throughput, scanning, planning, size, scenes and PNG encoding."
     )
-    parts = (throughput, scan, plan, scenes, png)
+    parts = (throughput, scan, plan, scenes, png, occlusion)
     for part in parts:
         part.add_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="small numbers, to see that everything runs")
