@@ -175,14 +175,29 @@ def test_the_tables_of_sources_and_packs_name_exactly_their_fields() -> None:
     }
 
 
+def options_of(name: str) -> dict[str, Any]:
+    """The options of an expert with their defaults: "required", or None for those that mean nothing is set."""
+    module, _, class_name = EXPERTS[name].partition(":")
+    found = inspect.signature(getattr(importlib.import_module(module), class_name)).parameters.values()
+    plain = {p.name: list(p.default) if isinstance(p.default, tuple) else p.default for p in found}
+    return {
+        option: "required" if value is inspect.Parameter.empty else value or None for option, value in plain.items()
+    }
+
+
 def test_the_job_file_document_names_the_options_of_experts_and_its_jobs_load(tmp_path: Path) -> None:
     text = section(ROOT / "docs/job-file.md", "Experts")
-    told = {
-        name: re.findall(r"`(\w+)`", rest)
-        for name, rest in re.findall(r"`(\w+)` takes (.*?)[;.] ", text.replace("\n", " "))
-    }
-    options = {name: list(inspect.signature(type(create(name))).parameters) for name in EXPERTS}
-    assert told == {name: names for name, names in options.items() if names}
+    options = {name: options_of(name) for name in EXPERTS}
+    shared = {o.strip("`"): (stated(default), takers.split(", ")) for o, default, takers, _ in table(text, "option")}
+    for option, (default, takers) in shared.items():
+        assert takers == [name for name in EXPERTS if option in options[name]], option
+        assert all((options[name].pop(option) or None) == (default or None) for name in takers), option
+    told: dict[str, dict[str, Any]] = {name: {} for name in EXPERTS}
+    name = ""
+    for first, option, default, _ in table(text, "expert"):
+        name = first.strip("`") or name
+        told[name][option.strip("`")] = stated(default) or None
+    assert told == options
     job, packs = blocks(ROOT / "docs/job-file.md", "yaml")
     (tmp_path / "job.yaml").write_text(job)
     assert [choice.name for choice in load_job(str(tmp_path / "job.yaml")).experts] == ["ocr", "image"]
