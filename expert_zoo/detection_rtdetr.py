@@ -25,7 +25,7 @@ from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label
 from expert_zoo.network_expert import NetworkExpert, to_host
 from expert_zoo.preprocess import Preprocess
-from expert_zoo.pretrained import CONFIG, SAFETENSORS, load_pretrained, save_seeded
+from expert_zoo.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
 from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
@@ -143,9 +143,15 @@ class DetectionRtDetr(NetworkExpert):
         return labels
 
     def seed(self, folder: Path, *, small: bool) -> None:
+        from torch import nn
         from transformers import RTDetrV2ForObjectDetection
 
-        save_seeded(RTDetrV2ForObjectDetection(configuration(self.size, small=small)), folder)
+        network = RTDetrV2ForObjectDetection(configuration(self.size, small=small))
+        randomise(network)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data.fill_(1.0)  # transformers begins with gains of 0.01, at which all photos look alike
+        save_pretrained(network, folder)
 
 
 def configuration(size: str, *, small: bool) -> Any:
