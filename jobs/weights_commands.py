@@ -217,29 +217,27 @@ def _needed(experts: str | None, job: str | None, weights: str | None) -> list[N
 
 def _state_of(needed: Needed) -> tuple[str, str]:
     """(at hand, missing or damaged; why), after reading every byte."""
-    from expert_zoo.weights.folder import DamagedWeights
-
+    folder, checkpoint = needed.folder, needed.checkpoint
     try:
-        needed.folder.verified(needed.checkpoint, expert=needed.experts[0])
-    except DamagedWeights as error:
-        return "damaged", str(error)
+        folder.verified(checkpoint, expert=needed.experts[0])
     except ValueError as error:
-        return "missing", str(error)
+        there = all(w.sha256 and (folder.path(checkpoint) / w.file).is_file() for w in folder.weights(checkpoint))
+        return "damaged" if there else "missing", str(error)
     return "at hand", ""
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return ["no expert here needs weights of its own"]
-    table = [["checkpoint", "experts", "state", "size", "revision", "commercial", "licence"]]
+    table = [["checkpoint", "experts", "state", "size", "revision", "commerce", "licence"]]
     for row in rows:
         known = size(row["bytes"]) if row["bytes"] else "-"
         allowed = "yes" if row["commercial_use"] else "no"
-        revision = row["revision"][:10] or "-"
+        revision = row["revision"][:8] or "-"
         table.append(
             [
-                row["checkpoint"],
-                " ".join(row["experts"]),
+                shortened(row["checkpoint"], 38),
+                shortened(" ".join(row["experts"]), 20),
                 row["state"],
                 known,
                 revision,

@@ -167,7 +167,7 @@ def test_ctrl_c_says_how_to_go_on(server: Server, tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     end = time.monotonic() + 30
-    while time.monotonic() < end and not any((tmp_path / "default").rglob("*.part")):
+    while time.monotonic() < end and not any(part.stat().st_size for part in (tmp_path / "default").rglob("*.part")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)

@@ -167,6 +167,23 @@ def test_offline_is_one_line_and_what_is_whole_needs_no_network(
     assert "cannot reach 127.0.0.1:9" in refused(tmp_path, wanted)
 
 
+def test_a_new_pin_without_the_first_choice_leaves_nothing_of_the_old_one(server: Server, tmp_path: Path) -> None:
+    server.repositories["lab/grey"]["c" * 40] = {"config.json": b"{}", "pytorch_model.bin": MODEL}
+    bring(tmp_path, checkpoint(revision="b" * 40))
+    (tmp_path / "grey/pytorch_model.bin.12345678.part").write_bytes(b"piece of a third one")
+    bring(tmp_path, checkpoint(revision="c" * 40))
+    assert sorted(path.name for path in (tmp_path / "grey").iterdir()) == ["config.json", "pytorch_model.bin"]
+    assert WeightsFolder(tmp_path).weights(checkpoint(revision="c" * 40))[1].sha256 == sha256(MODEL)
+
+
+def test_whole_weights_in_a_folder_that_may_not_be_written_are_at_hand(server: Server, tmp_path: Path) -> None:
+    bring(tmp_path / "w", checkpoint())
+    for busy in (tmp_path / "w").glob(".*"):
+        busy.unlink()
+    assert not bring(tmp_path / "w", checkpoint())
+    assert [path.name for path in (tmp_path / "w").iterdir() if path.name.startswith(".")] == []
+
+
 # ---- one file
 
 

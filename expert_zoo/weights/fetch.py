@@ -40,8 +40,12 @@ def fetch(folder: WeightsFolder, checkpoint: Checkpoint, *, say: Say, progress: 
     """
     from filelock import FileLock
 
+    if _lies_whole(folder, checkpoint):  # before the lock: the folder may be one that only others can write
+        return False
     folder.root.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.root / f".{checkpoint.name}.busy"):
+        if _lies_whole(folder, checkpoint):
+            return False
         entry = folder.entry(checkpoint)
         if entry is not None and entry.source == SEEDED:
             say(f"{checkpoint.name}: random weights lie there; the real ones take their place")
@@ -49,11 +53,11 @@ def fetch(folder: WeightsFolder, checkpoint: Checkpoint, *, say: Say, progress: 
             entry = None
         for file in checkpoint.files:
             check_lock_agrees(checkpoint, file, entry)
-        if entry is not None and folder.at_hand(checkpoint) and _is_whole(folder, checkpoint):
-            return False
         wanted, source, revision = _plan(folder, checkpoint, entry)
-        for want in wanted:
+        for file, want in zip(checkpoint.files, wanted, strict=True):
             _bring(folder.path(checkpoint), checkpoint, want, say=say, progress=progress)
+            if want.path == file.or_else:  # else the first choice of another revision would be taken for this one's
+                (folder.path(checkpoint) / file.path).unlink(missing_ok=True)
         folder.record(checkpoint, source=source, revision=revision)
         return True
 
@@ -65,7 +69,10 @@ def record_at_hand(folder: WeightsFolder, checkpoint: Checkpoint) -> None:
     folder.verified(checkpoint)
 
 
-def _is_whole(folder: WeightsFolder, checkpoint: Checkpoint) -> bool:
+def _lies_whole(folder: WeightsFolder, checkpoint: Checkpoint) -> bool:
+    entry = folder.entry(checkpoint)
+    if (entry is not None and entry.source == SEEDED) or not folder.at_hand(checkpoint):
+        return False
     try:
         folder.verified(checkpoint)
     except ValueError:
@@ -157,7 +164,8 @@ def _bring(folder: Path, checkpoint: Checkpoint, want: _Wanted, *, say: Say, pro
             )
         resumed = False  # the piece from an earlier run may have been the culprit
     arrived.replace(target)
-    part.unlink(missing_ok=True)
+    for left in target.parent.glob(f"{target.name}.*.part"):  # of this and of other revisions
+        left.unlink()
 
 
 def _unpacked(archive: Path, member: str, what: str) -> Path:

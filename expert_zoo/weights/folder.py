@@ -21,10 +21,6 @@ DEFAULT = "~/.cache/expert-labels/weights"
 _BLOCK = 8 << 20
 
 
-class DamagedWeights(ValueError):
-    """A file that lies there is not the one that was published or recorded."""
-
-
 class WeightsFolder:
     """The weights folder ``root``; None: that of the environment variable EXPERT_LABELS_WEIGHTS, else one in the user's cache."""
 
@@ -98,7 +94,7 @@ class WeightsFolder:
             check_lock_agrees(checkpoint, file, entry)
             found = digest_of(at)
             if found != stated.sha256:
-                raise DamagedWeights(
+                raise ValueError(
                     f"{at} is damaged: its SHA-256 is {found}, expected {stated.sha256}; run {fetch}, which brings it again"
                 )
         return self.path(checkpoint)
@@ -152,7 +148,7 @@ def check_lock_agrees(checkpoint: Checkpoint, file: CheckpointFile, entry: LockE
         return
     locked_digest = entry.files[file.path].sha256
     if locked_digest != file.sha256:
-        raise DamagedWeights(
+        raise ValueError(
             f"weights.lock states SHA-256 {locked_digest} for {checkpoint.name}/{file.path}, its authors publish {file.sha256}; "
             "remove that checkpoint's entry from the lock and fetch again"
         )
