@@ -194,7 +194,7 @@ class EasyOcrReader:
             places=[
                 min(max((0.5 + ((s + e - 1) / 2 - middle) * COLUMN_STEP / width) * wider, 0.0), 1.0) for s, e in runs
             ],
-            scores=[float(scores_T[s:e].max()) for s, e in runs],
+            scores=[min(float(scores_T[s:e].max()), 1.0) for s, e in runs],  # a share of a rounded sum may be 1.0000001
             confidence=float(read.prod() ** (2 / math.sqrt(len(read)))) if len(read) else 0.0,
         )
 

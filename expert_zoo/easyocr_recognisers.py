@@ -35,7 +35,7 @@ class Recogniser:
     generation  1: ResNet and LSTMs of 512 channels; 2: VGG and LSTMs of 256
     classes     characters and the CTC blank
     archive     "<release>/<zip>" under RELEASES; it holds ``file``
-    languages   easyocr's codes of what it was trained for; all but latin_g2 read English beside them
+    languages   easyocr's codes of what it reads, English beside them; those that it names but has no characters for are left out
     """
 
     name: str
@@ -67,7 +67,7 @@ RECOGNISERS: Final = (
     Recogniser(name="english_g2", generation=2, classes=97, archive="v1.3/english_g2.zip", file="english_g2.pth", languages="en",
                sha256="e2272681d9d67a04e2dff396b6e95077bc19001f8f6d3593c307b9852e1c29e8", bytes=15143997),
     Recogniser(name="latin_g2", generation=2, classes=352, archive="v1.3/latin_g2.zip", file="latin_g2.pth",
-               languages="af az bs cs cy da de en es et fr ga hr hu id is it ku la lt lv mi ms mt nl no oc pi pl pt ro rs_latin sk sl "
+               languages="af az bs cs cy da de es et fr ga hr hu id is it ku la lt lv mi ms mt nl no oc pi pl pt ro rs_latin sk sl "
                "sq sv sw tl tr uz vi",
                sha256="aaa95be1c4a9cb3496879bed7c520886ce1164f89e026f0c54488394e74e8c55", bytes=15406141),
     Recogniser(name="thai_g1", generation=1, classes=177, archive="pre-v1.1.6/thai.zip", file="thai.pth", languages="th",
@@ -80,11 +80,11 @@ RECOGNISERS: Final = (
     Recogniser(name="tamil_g1", generation=1, classes=127, archive="v1.1.7/tamil.zip", file="tamil.pth", languages="ta"),
     Recogniser(name="telugu_g2", generation=2, classes=166, archive="v1.2/telugu.zip", file="telugu.pth", languages="te"),
     Recogniser(name="kannada_g2", generation=2, classes=168, archive="v1.2/kannada.zip", file="kannada.pth", languages="kn"),
-    Recogniser(name="bengali_g1", generation=1, classes=170, archive="v1.1.8/bengali.zip", file="bengali.pth", languages="bn as mni"),
+    Recogniser(name="bengali_g1", generation=1, classes=170, archive="v1.1.8/bengali.zip", file="bengali.pth", languages="bn as"),
     Recogniser(name="arabic_g1", generation=1, classes=185, archive="pre-v1.1.6/arabic.zip", file="arabic.pth", languages="ar fa ug ur",
                sha256="2a9afd42c374deb98aed0b53c9b77d75e1d00d4e0501f3b0276c54190c89b1a8"),
     Recogniser(name="devanagari_g1", generation=1, classes=188, archive="pre-v1.1.6/devanagari.zip", file="devanagari.pth",
-               languages="hi mr ne bh mai ang bho mah sck new gom sa bgc"),
+               languages="hi mr ne bh mai ang bho mah sck new gom"),
     Recogniser(name="cyrillic_g2", generation=2, classes=208, archive="v1.6.1/cyrillic_g2.zip", file="cyrillic_g2.pth",
                languages="ru rs_cyrillic be bg uk mn abq ady kbd ava dar inh che lbe lez tab tjk"),
 )  # fmt: skip

@@ -215,9 +215,54 @@ def test_foreign_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_options_are_part_of_the_version_and_are_checked() -> None:
     assert len({Ocr().card.version, Ocr(min_score=0.8).card.version, Ocr(detection_side=640).card.version}) == 3
-    for options in ({"min_score": 1.5}, {"min_score": "high"}, {"detection_side": 10}, {"detection_side": 64.5}):
+    wrong = (
+        {"min_score": 1.5},
+        {"min_score": "high"},
+        {"detection_side": 10},
+        {"detection_side": 64.5},
+        {"recipe": "worst"},
+    )
+    for options in wrong:
         with pytest.raises(ValueError, match="^ocr: [^\n]*expected"):
             create("ocr", options=options)
+
+
+def test_the_version_that_stores_already_hold() -> None:
+    """Later options must not change what a plain `ocr` is: its column would be filled again under another name."""
+    assert Ocr().card.version == "8dd2a42392" == Ocr(recipe="best", min_score=0.5, detection_side=960).card.version
+
+
+def test_prismer_squashes_the_photo_lowers_the_case_and_is_stricter(expert: Ocr) -> None:
+    prismer = Ocr(recipe="prismer")
+    prismer.load("cpu")
+    pixels, boxes = sign(("Open", 100, 60), ("DAILY", 320, 240), size=(720, 400), height=80)
+    label = read(prismer, pixels)
+    assert texts_of(read(expert, pixels)) == ["Open", "DAILY"] and texts_of(label) == ["open", "daily"]
+    assert isinstance(label.value, Words) and label.value.scores_N.min() >= 0.8
+    for polygon, box in zip(label.value.polygons_N42, boxes, strict=True):
+        assert overlap(polygon, box) > 0.5
+    rules = prismer.card.preprocessing | prismer.card.processing
+    assert (rules["squashed_side"], rules["detection_side"], rules["case"], rules["min_score"]) == (
+        480,
+        480,
+        "lower",
+        0.8,
+    )
+    assert "lower case" in prismer.card.spec.convention and prismer.card.version != expert.card.version
+
+
+def test_prismer_sees_the_square_that_pillow_makes(monkeypatch: pytest.MonkeyPatch, expert: Ocr) -> None:
+    prismer = Ocr(recipe="prismer")
+    prismer._engine = expert._engine
+    seen: list[np.ndarray] = []
+    run = expert._engine.run_ocr_steps
+    monkeypatch.setattr(
+        expert._engine, "run_ocr_steps", lambda image, record: (seen.append(image), run(image, record))[1]
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 300, 3), np.uint8)
+    read(prismer, pixels)
+    square = np.asarray(Image.fromarray(pixels).resize((480, 480), Image.Resampling.BILINEAR))
+    assert np.array_equal(seen[0], square[:, :, ::-1])
 
 
 def test_words_on_rendered_signs_are_read(expert: Ocr) -> None:
