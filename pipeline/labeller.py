@@ -18,6 +18,7 @@ from expert_zoo.expert import Expert
 from expert_zoo.labels import Label
 from manifests.record import ImageRecord
 from pipeline.batching import BatchRunner
+from pipeline.errors import WorkerError
 from pipeline.filling import CellInWork, CellResult, EncodeThreads
 from pipeline.journal import KILLED, MAX_DEATHS, Journal
 from pipeline.photos import Limits
@@ -61,9 +62,11 @@ class Labeller:
     def label(self, shard: Shard, columns: Sequence[str], journal: Journal, *, retry: bool = False) -> list[CellResult]:
         """Fills those cells of ``columns`` that are not committed; with ``retry``, asks again for failed rows of those that are.
 
-        Raises OSError where the store cannot be written (a full disk); nothing half-made becomes visible.
+        Raises OSError where the store cannot be written (a full disk); nothing half-made becomes visible. Raises WorkerError
+        for a column that none of this worker's experts fills.
         """
         started = time.time()
+        self._check_versions(columns)
         wanted = [column for column in columns if self._store.is_committed(column, shard) == retry]
         left = [column for column in columns if column not in wanted]
         results = [CellResult(column=column, shard=shard.index, images=len(shard)) for column in left]
@@ -74,6 +77,16 @@ class Labeller:
             results += self._fill(shard, wanted, journal, retry)
         journal.done()
         return [result.model_copy(update={"started": started}) for result in results]
+
+    def _check_versions(self, columns: Sequence[str]) -> None:
+        for column in columns:
+            if column not in self._runners:
+                name = column.partition("@")[0]
+                mine = [own for own in self._runners if own.startswith(f"{name}@")]
+                raise WorkerError(
+                    f"the job wants {column}, this worker has {mine[0] if mine else 'no such expert'}: its weights (weights.lock) "
+                    "or its version of this package differ from the driver's; make them the same on all machines"
+                )
 
     def _fill(self, shard: Shard, columns: list[str], journal: Journal, retry: bool) -> list[CellResult]:
         runners = [self._runners[column] for column in columns]

@@ -17,7 +17,7 @@ from expert_zoo.spec import LabelSpec
 from manifests.manifest import Manifest
 from manifests.record import ImageRecord
 from pipeline import filling
-from pipeline.errors import DamagedCell, StoreError
+from pipeline.errors import DamagedCell, StoreError, WorkerError
 from pipeline.filling import CellResult
 from pipeline.journal import MAX_DEATHS, Journal
 from pipeline.labeller import Effort, Labeller
@@ -182,6 +182,16 @@ def test_unreadable_photos_are_not_the_expert_s_failure(store: LabelStore, tmp_p
         (tmp_path / "photos" / f"photo {index:03d}.png").unlink()
     (result,) = label_all(store, [Troubled(trouble="raise")], shards=[store.plan.shard(1)])
     assert "failed on 1 of 1 readable photos" in result.refused
+
+
+def test_a_worker_with_other_weights_than_the_driver_says_so(store: LabelStore) -> None:
+    """And not a KeyError: the column of the unit is of another version than this worker's expert."""
+    labeller = Labeller(store, [Grey()], effort=Effort())
+    shard = store.plan.shard(0)
+    with pytest.raises(WorkerError, match="this worker has grey@.*differ from the driver's"):
+        labeller.label(shard, ["grey@0123456789"], Journal(store.storage, "run", shard.name))
+    with pytest.raises(WorkerError, match="no such expert"):
+        labeller.label(shard, ["squares@0123456789"], Journal(store.storage, "run", shard.name))
 
 
 def test_a_unit_that_keeps_killing_is_given_up(store: LabelStore) -> None:
