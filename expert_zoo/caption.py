@@ -82,6 +82,7 @@ class Caption(NetworkExpert):
             compile=compile,
         )
         self._tokenizer: Any = None
+        self._prompt: list[int] = []
         self.card = ExpertCard(
             name="caption",
             summary="A sentence about the photo by BLIP large, fine-tuned on COCO, with its log-probability.",
@@ -115,15 +116,16 @@ class Caption(NetworkExpert):
         from expert_zoo.blip_networks import Captioner
 
         self._tokenizer = load_tokenizer(folder)
-        prompt = self._tokenizer.encode(PROMPT, add_special_tokens=False).ids
+        self._prompt = self._tokenizer.encode(PROMPT, add_special_tokens=False).ids
         network = load_pretrained(BlipForConditionalGeneration, folder)
-        return Captioner(network, prompt, beams=self.beams, shortest=SHORTEST, longest=LONGEST)
+        return Captioner(network, self._prompt, beams=self.beams, shortest=SHORTEST, longest=LONGEST)
 
     def _say(self, images_B3hw: Tensor, photos: Sequence[Photo]) -> list[Label]:
         tokens_BS, log_probs_B = to_host(*self._network.write(self._network(images_B3hw)))
-        texts = self._tokenizer.decode_batch(tokens_BS.tolist(), skip_special_tokens=True)
+        wholes = self._tokenizer.decode_batch([self._prompt + said for said in tokens_BS.tolist()])
+        texts = [whole.removeprefix(PROMPT).strip() for whole in wholes]
         pairs = zip(texts, log_probs_B.tolist(), strict=True)
-        return [Label.ok(Text(text.strip(), log_prob)) if text.strip() else Label.empty() for text, log_prob in pairs]
+        return [Label.ok(Text(text, log_prob)) if text else Label.empty() for text, log_prob in pairs]
 
     def seed(self, folder: Path, *, small: bool) -> None:
         from transformers import BlipForConditionalGeneration

@@ -26,7 +26,7 @@ WORDS = (
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of ``folder``, set neither to cut nor to pad. Raises ValueError."""
+    """The tokenizer of ``folder``, which neither cuts nor pads, and reads "<eos>" in a text as text. Raises ValueError."""
     from tokenizers import Tokenizer
 
     try:
@@ -35,6 +35,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ValueError(f"{folder / TOKENIZER} is no tokenizer: {error}; fetch the checkpoint again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
