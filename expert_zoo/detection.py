@@ -118,6 +118,7 @@ class Detection(NetworkExpert):
                 "normalisation": "the network's own",
                 "padding": "the network's own",
                 "precision": self.precision_rule,
+                "always_float32": "regions of interest, deformable convolutions",
             },
             processing={
                 "code": f"detectron2 {VERSION}",
@@ -142,13 +143,14 @@ class Detection(NetworkExpert):
         )
 
     def _build(self, folder: Path) -> nn.Module:
-        from expert_zoo.detectron.network import build_network, leave_out, number_of_classes, put_weights
+        from expert_zoo.detectron.network import build_network, keep_float32, leave_out, number_of_classes, put_weights
 
         path = folder / self.checkpoint.files[0].path
         weights = read_weight_file(path)
         network = build_network(self.configuration, self.imports, narrowed=weights.overrides)
         put_weights(network, weights, path)
         leave_out(network, masks=self.masks)
+        keep_float32(network)
         classes = number_of_classes(network)
         if classes is not None and classes != len(self.class_names):
             raise ValueError(

@@ -177,6 +177,30 @@ def test_boxes_are_the_same_with_and_without_masks(weights: Path) -> None:
         seeded(weights, config=FASTER, masks=True).load("cpu")
 
 
+def test_mixed_precision_keeps_the_corners_of_regions(weights: Path) -> None:
+    from detectron2.structures import Boxes
+
+    made = seeded(weights, config=FASTER)
+    made.load("cpu")
+    pooler = made._network.roi_heads.box_pooler
+    features = [torch.rand(1, 32, 1344 // stride, 1344 // stride).half() for stride in (4, 8, 16, 32)]
+    regions = [Boxes(torch.tensor([[1201.3, 1111.7, 1230.2, 1140.4]]))]
+    exact = pooler([level.float() for level in features], regions)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert torch.equal(pooler(features, regions), exact)
+    rounded = [Boxes(regions[0].tensor.half().float())]
+    assert (pooler([level.float() for level in features], rounded) - exact).abs().max() > 0.01
+
+
+def test_mixed_precision_spares_deformable_convolutions(weights: Path) -> None:
+    made = seeded(weights, config="Misc/mask_rcnn_R_50_FPN_3x_dconv_c3-c5.yaml")
+    one = photo(90, 120)
+    made.load("cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (label,) = made.label([one])
+    assert made.card.spec.problem_with(label, height=90, width=120) is None and label.status == "ok"
+
+
 def test_a_photo_is_resized_as_detectron2_does(weights: Path) -> None:
     """Its Pillow rounds to whole grey levels after each direction, ours does not: boxes of sure scores hardly move."""
     from detectron2.data.transforms import ResizeShortestEdge

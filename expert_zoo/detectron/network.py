@@ -26,6 +26,10 @@ from expert_zoo.state_dict import fill
 if TYPE_CHECKING:
     from torch import nn
 
+#: A region's corners in float16 are off by up to half a pixel of the input; deformable convolutions know one precision alone
+#: (detectron2's issue 2657).
+IN_FLOAT32 = ("ROIPooler", "DeformConv", "ModulatedDeformConv")
+
 
 def build_network(
     configuration: Configuration, imports: Sequence[str], *, narrowed: Overrides | None = None
@@ -97,6 +101,33 @@ def leave_out(network: Any, *, masks: bool) -> None:
     for part, wanted in (("mask_on", needs_masks), ("keypoint_on", False)):
         if getattr(heads, part, False):
             setattr(heads, part, wanted)
+
+
+def keep_float32(network: nn.Module) -> None:
+    """Leaves the layers in IN_FLOAT32 out of mixed precision, whatever they are part of."""
+    for module in network.modules():
+        if type(module).__name__ in IN_FLOAT32:
+            module.forward = _widened(module.forward)
+
+
+def _widened(forward: Callable[..., Any]) -> Callable[..., Any]:
+    import torch
+
+    def widened(features: Any, *others: Any) -> Any:
+        """``features``: a tensor, or a list of them; so may be each of ``others``."""
+        device = (features if isinstance(features, torch.Tensor) else features[0]).device
+        with torch.autocast(device.type, enabled=False):
+            return forward(*map(_as_float32, (features, *others)))
+
+    return widened
+
+
+def _as_float32(argument: Any) -> Any:
+    import torch
+
+    if isinstance(argument, list):
+        return [_as_float32(part) for part in argument]
+    return argument.float() if isinstance(argument, torch.Tensor) else argument
 
 
 def _detectron2() -> Path:

@@ -87,7 +87,8 @@ def _spread(network: nn.Module) -> None:
     }
 
     def note(module: nn.Module, _: object, said: Tensor) -> None:
-        found[module] = max(found.get(module, 0.0), float(said.std(correction=0)))  # one layer may look at several sizes
+        spread = float(said.std(correction=0))
+        found[module] = max(found.get(module, 0.0), spread)  # one layer may look at several sizes
 
     hooks = [module.register_forward_hook(note) for module in wanted]
     image_3hw = interpolate(255 * torch.rand(1, 3, 12, 16), (96, 128), mode="bilinear", align_corners=False)[0]
