@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from expert_zoo.card import ExpertCard
 from expert_zoo.labels import Label
-from pipeline.codec import DENSE, decode, member_ending, table_schema
+from pipeline.codec import DENSE, decode, member_ending, stored_pixels, table_schema
 from pipeline.errors import DamagedCell
 from pipeline.receipt import FileEntry, Receipt, Rows
 from pipeline.storage import DataFile, Storage
@@ -99,20 +102,41 @@ def _tar_header(name: str, size: int) -> bytes:
 
 
 class CellReader:
-    """The rows of one committed cell and, on demand, their labels. Use as a context manager."""
+    """The rows of one committed cell and, on demand, their labels, in any order. Use as a context manager."""
 
     def __init__(self, card: ExpertCard, receipt: Receipt, table: pa.Table, tar: IO[bytes] | None) -> None:
         self.card = card
         self.receipt = receipt
-        self.rows: list[dict[str, Any]] = table.to_pylist()
+        self._table = table
         self._tar = tar
 
+    @functools.cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, in manifest order: for those who go through them."""
+        rows: list[dict[str, Any]] = self._table.to_pylist()
+        return rows
+
+    @functools.cached_property
+    def _columns(self) -> list[tuple[str, pa.Array]]:
+        return [(name, self._table.column(name).combine_chunks()) for name in self._table.column_names]
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One row, without making the others: for those who come for a few."""
+        return {name: values[index].as_py() for name, values in self._columns}
+
+    def has_images(self, image_ids: pa.Array) -> bool:
+        """Whether the rows are those images', in that order."""
+        return bool(self._table.column("image_id").combine_chunks().cast(pa.string()).equals(image_ids))
+
     def member(self, row: dict[str, Any]) -> bytes | None:
-        """The bytes of a row's member: one seek and one read. None for rows that have none. DamagedCell if cut off."""
+        """The bytes of a row's member: one seek and one read. None for rows that have none. DamagedCell if cut off or gone."""
         if self._tar is None or row["status"] != "ok":
             return None
-        self._tar.seek(row["offset"])
-        data = self._tar.read(row["length"])
+        try:
+            self._tar.seek(row["offset"])
+            data = self._tar.read(row["length"])
+        except FileNotFoundError as error:
+            raise self._damaged(row, f"the tar is gone ({error})") from error
         if len(data) != row["length"]:
             raise self._damaged(row, f"the tar ends after {len(data)} of {row['length']} bytes")
         return data
@@ -121,6 +145,16 @@ class CellReader:
         """The row's label. DamagedCell where its member is not what it should be."""
         try:
             return decode(self.card.spec, row, self.member(row))
+        except ValueError as error:
+            raise self._damaged(row, str(error)) from error
+
+    def pixels(self, row: dict[str, Any]) -> NDArray[np.unsignedinteger]:
+        """The integers of an ``ok`` row's PNG as they are stored, (H, W) or (H, W, 3); only for kinds map and classes.
+
+        A map's value is ``row["scale"] * pixel + row["bias"]``. DamagedCell as `label`.
+        """
+        try:
+            return stored_pixels(self.card.spec, self.member(row))
         except ValueError as error:
             raise self._damaged(row, str(error)) from error
 

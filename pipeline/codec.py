@@ -97,10 +97,10 @@ def decode(spec: LabelSpec, row: Mapping[str, Any], member: bytes | None) -> Lab
 def _value(spec: LabelSpec, row: Mapping[str, Any], member: bytes | None) -> Value:
     match spec.kind:
         case "map":
-            png = _decode_png(spec, member)
+            png = stored_pixels(spec, member)
             return DenseMap((png * np.float64(row["scale"]) + np.float64(row["bias"])).astype(np.float32))
         case "classes":
-            return ClassMap(_decode_png(spec, member))
+            return ClassMap(stored_pixels(spec, member))
         case "instances":
             return Instances(
                 boxes_N4=np.asarray(row["boxes"], np.float32).reshape(-1, 4),
@@ -141,7 +141,8 @@ def encode_png(pixels: np.ndarray, row_filter: int = FILTER_8_BIT) -> bytes:
     return data.tobytes()
 
 
-def _decode_png(spec: LabelSpec, member: bytes | None) -> np.ndarray:
+def stored_pixels(spec: LabelSpec, member: bytes | None) -> np.ndarray:
+    """The integers of a map's or class map's PNG, (H, W) or (H, W, 3) RGB. ValueError where it is not the PNG it should be."""
     pixels = None if not member else cv2.imdecode(np.frombuffer(member, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError(f"the tar holds no readable PNG of {0 if member is None else len(member)} bytes here")

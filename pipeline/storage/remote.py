@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import IO, Any
 
 from manifests.location import filesystem
@@ -68,6 +69,21 @@ class RemoteStorage(Storage):
 
     def read(self, name: str) -> bytes:
         return bytes(self._fs.cat_file(self.path(name)))
+
+    def size(self, name: str) -> int:
+        """Bytes of a file; FileNotFoundError if absent."""
+        return int(self._fs.size(self.path(name)))
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """``length`` bytes from ``offset`` on, fewer where the file ends: one request. Thread-safe."""
+        return bytes(self._fs.cat_file(self.path(name), start=offset, end=offset + length))
+
+    def download(self, name: str, to: Path) -> None:
+        """The whole file to a local path, which is overwritten; FileNotFoundError if absent."""
+        if self.shared:
+            self._fs.get_file(self.path(name), str(to))
+        else:
+            to.write_bytes(self.read(name))
 
     def names(self, folder: str) -> list[str]:
         try:
