@@ -130,9 +130,11 @@ class Caption(NetworkExpert):
     def seed(self, folder: Path, *, small: bool) -> None:
         from transformers import BlipForConditionalGeneration
 
-        network = BlipForConditionalGeneration(blip.configuration(small=small, tokens=write_wordpiece(folder)))
+        tokens = write_wordpiece(folder)
+        network = BlipForConditionalGeneration(blip.configuration(small=small, tokens=tokens))
         randomise(network)
         bias = network.text_decoder.cls.predictions.bias.data
-        bias[:FIRST_WORD] -= 20.0  # no unused tokens: what is said looks like words
-        bias[SEP] += 22.0  # and ends, sometimes before it must
+        bias[:FIRST_WORD] -= 20.0  # nothing without a text is said
+        bias[tokens:] -= 20.0
+        bias[SEP] += 22.0  # and captions end, sometimes before they must
         save_pretrained(network, folder)
