@@ -87,7 +87,7 @@ def _spread(network: nn.Module) -> None:
     }
 
     def note(module: nn.Module, _: object, said: Tensor) -> None:
-        spread = float(said.std(correction=0))
+        spread = float(said.std(correction=0)) if said.numel() else 0.0
         found[module] = max(found.get(module, 0.0), spread)  # one layer may look at several sizes
 
     hooks = [module.register_forward_hook(note) for module in wanted]
