@@ -113,6 +113,13 @@ def test_a_class_that_just_fits_and_one_that_does_not(tokenizer: Tokenizer) -> N
         class_prompts("x", ["a b c d e f"], tokenizer, longest=8)
 
 
+def test_a_class_that_makes_a_prompt_one_token_too_long_begins_the_next(tokenizer: Tokenizer) -> None:
+    counts = []
+    for classes in (["a b", "c d"], ["a b", "c d e"]):
+        counts.append([len(prompt.token_ids) for prompt in class_prompts("x", classes, tokenizer, longest=8)])
+    assert counts == [[8], [5, 6]]
+
+
 @pytest.mark.parametrize(
     ("classes", "why"),
     [
