@@ -26,9 +26,9 @@ from expert_zoo.card import ExpertCard
 from expert_zoo.classes import check_class_names, class_names
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import ClassMap, Label
-from expert_zoo.network_expert import NetworkExpert, to_host
-from expert_zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from expert_zoo.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from expert_zoo.networks.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, randomise, save_pretrained
 from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 

@@ -198,7 +198,7 @@ def _network_clock(device: str) -> Iterator[list[Any]]:
 
 
 def _seed(name: str, options: dict[str, Any], root: Path, *, small: bool) -> None:
-    from expert_zoo.seeding import seed
+    from expert_zoo.networks.seeding import seed
 
     if accepts(name, "weights_folder"):
         seed([name], root=root, small=small, options={name: options})

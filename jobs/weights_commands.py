@@ -149,7 +149,7 @@ def seed(
 
     Their labels are noise. They have digests of their own and so never share a column with real ones.
     """
-    from expert_zoo.seeding import seed as write
+    from expert_zoo.networks.seeding import seed as write
 
     asked = _needed(experts, job, weights)
     choices = [choice for choice in _choices(experts, job) if any(choice.name in needed.experts for needed in asked)]

@@ -161,7 +161,7 @@ def run_python(code: str, *arguments: str) -> str:
 def seeded_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder with small seeded checkpoints for every expert of the catalog that can run here."""
     from expert_zoo.catalog import EXPERTS
-    from expert_zoo.seeding import seed
+    from expert_zoo.networks.seeding import seed
     from tests.seeded_zoo import options_of, runs_here
 
     root = tmp_path_factory.mktemp("weights")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from expert_zoo import blip
-from expert_zoo.caption import LONGEST, PROMPT, SHORTEST, Caption
 from expert_zoo.catalog import create
 from expert_zoo.expert import Photo
 from expert_zoo.labels import Label, Text
-from expert_zoo.seeding import seed
+from expert_zoo.language import blip
+from expert_zoo.language.caption import LONGEST, PROMPT, SHORTEST, Caption
+from expert_zoo.networks.seeding import seed
 
 SIDE = 96
 

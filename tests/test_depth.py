@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from expert_zoo.catalog import create
-from expert_zoo.depth import Depth
-from expert_zoo.depth_anything import SIZES, DepthAnything
+from expert_zoo.depth.depth_anything import SIZES, DepthAnything
+from expert_zoo.depth.dpt import Depth
 from expert_zoo.expert import Photo
 from expert_zoo.labels import DenseMap
-from expert_zoo.network_expert import NetworkExpert
-from expert_zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from expert_zoo.seeding import seed
+from expert_zoo.networks.network_expert import NetworkExpert
+from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from expert_zoo.networks.seeding import seed
 from pipeline.codec import decode, encode
 
 #: Multiples of both networks' steps, 32 and 14, that are quick.

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from expert_zoo.classes import class_names
-from expert_zoo.detection import DEFAULT, Detection
-from expert_zoo.detectron.configuration import read_configuration
-from expert_zoo.detectron.network import leave_out
+from expert_zoo.detection.detectron.configuration import read_configuration
+from expert_zoo.detection.detectron.expert import DEFAULT, Detection
+from expert_zoo.detection.detectron.network import leave_out
 from expert_zoo.expert import Photo
 from expert_zoo.weights.lock import BY_HAND
 

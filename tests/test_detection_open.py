@@ -12,13 +12,20 @@ import torch
 from tokenizers import Tokenizer
 
 from expert_zoo.catalog import create
-from expert_zoo.class_prompts import class_prompts, prompt_text
-from expert_zoo.detection_open import MOST_BOXES, PARAMETERS, DetectionOpen, configuration, not_said_by_another
+from expert_zoo.classes import class_names
+from expert_zoo.detection.class_prompts import class_prompts, prompt_text
+from expert_zoo.detection.open_vocabulary import (
+    MOST_BOXES,
+    PARAMETERS,
+    DetectionOpen,
+    configuration,
+    not_said_by_another,
+)
 from expert_zoo.expert import Photo
 from expert_zoo.labels import Instances, Label
-from expert_zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from expert_zoo.seeding import seed
-from expert_zoo.tokenizer_file import load_tokenizer, write_wordpiece
+from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from expert_zoo.networks.seeding import seed
+from expert_zoo.networks.tokenizer_file import load_tokenizer, write_wordpiece
 
 SIDE = 96
 CLASSES = ("ball", "Traffic Light", "red box", "person", "cat")
@@ -324,9 +331,9 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], weights
         made(weights, **options)
 
 
-def test_a_job_without_a_class_list_is_told_so(weights: Path) -> None:
-    with pytest.raises(ValueError, match="missing a required argument: 'classes'"):
-        create("detection_open", options={"weights_folder": str(weights)})
+def test_without_a_class_list_it_looks_for_coco_s_things(weights: Path) -> None:
+    expert = create("detection_open", options={"weights_folder": str(weights)})
+    assert expert.card.spec.class_names == class_names("coco")
 
 
 def test_a_side_with_fewer_cells_than_queries_is_refused(weights: Path) -> None:

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from expert_zoo.catalog import create
 from expert_zoo.classes import class_names
-from expert_zoo.detection_rtdetr import OLD_NAMES, PARAMETERS, DetectionRtDetr, configuration
+from expert_zoo.detection.rtdetr import OLD_NAMES, PARAMETERS, DetectionRtDetr, configuration
 from expert_zoo.expert import Photo
 from expert_zoo.labels import Instances, Label
-from expert_zoo.seeding import seed
+from expert_zoo.networks.seeding import seed
 
 SIDE = 96
 

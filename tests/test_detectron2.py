@@ -20,13 +20,13 @@ detectron2 = pytest.importorskip(
 
 import torch  # noqa: E402
 
-from expert_zoo.detection import Detection  # noqa: E402
-from expert_zoo.detectron.configuration import check_zoo_file, read_configuration  # noqa: E402
-from expert_zoo.detectron.seeds import NARROW_YAML  # noqa: E402
-from expert_zoo.detectron.zoo import VERSION, zoo_models  # noqa: E402
+from expert_zoo.detection.detectron.configuration import check_zoo_file, read_configuration  # noqa: E402
+from expert_zoo.detection.detectron.expert import Detection  # noqa: E402
+from expert_zoo.detection.detectron.seeds import NARROW_YAML  # noqa: E402
+from expert_zoo.detection.detectron.zoo import VERSION, zoo_models  # noqa: E402
 from expert_zoo.expert import Photo  # noqa: E402
 from expert_zoo.labels import Instances  # noqa: E402
-from expert_zoo.seeding import seed  # noqa: E402
+from expert_zoo.networks.seeding import seed  # noqa: E402
 from tests.conftest import comparable  # noqa: E402
 
 CONFIGS = Path(detectron2.__file__).parent / "model_zoo" / "configs"

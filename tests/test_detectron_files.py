@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from expert_zoo.detectron.checkpoint import checkpoint_of
-from expert_zoo.detectron.configuration import lazy_digest, read_configuration, yaml_digest
-from expert_zoo.detectron.network import put_weights
-from expert_zoo.detectron.weight_file import WeightFile, read_weight_file
-from expert_zoo.detectron.zoo import zoo_models
+from expert_zoo.detection.detectron.checkpoint import checkpoint_of
+from expert_zoo.detection.detectron.configuration import lazy_digest, read_configuration, yaml_digest
+from expert_zoo.detection.detectron.network import put_weights
+from expert_zoo.detection.detectron.weight_file import WeightFile, read_weight_file
+from expert_zoo.detection.detectron.zoo import zoo_models
 
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 

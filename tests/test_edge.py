@@ -24,7 +24,7 @@ from expert_zoo.edge.expert import CHECKPOINT, PARAMETERS, WEIGHTS_FILE, Edge
 from expert_zoo.edge.network import OFFICIAL, STRIDE, DexiNed, load_dexined, seeded_state
 from expert_zoo.expert import Photo
 from expert_zoo.labels import DenseMap
-from expert_zoo.seeding import seed
+from expert_zoo.networks.seeding import seed
 from manifests.scenes import render_uri, scene_uri
 from pipeline.codec import encode
 from tests.ruled_weights import ruled_array, ruled_state_dict

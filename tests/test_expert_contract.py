@@ -17,7 +17,7 @@ import pytest
 from expert_zoo.catalog import EXPERTS
 from expert_zoo.expert import Expert, Photo
 from expert_zoo.labels import Label
-from expert_zoo.network_expert import NetworkExpert
+from expert_zoo.networks.network_expert import NetworkExpert
 from manifests.scenes import render_uri, scene_uri
 from tests.seeded_zoo import REASON, create_small, difference, runs_here
 

@@ -14,12 +14,9 @@ from expert_zoo.weights.lock import BY_HAND
 from expert_zoo.weights.needed import NeedsCheckpoint
 from jobs.cli import app
 from jobs.expert_commands import input_of
-from tests.seeded_zoo import OPTIONS
 from tests.stand_ins import GREY, card
 
 runner = CliRunner()
-#: Experts that can be made without an option, which the command line cannot give.
-PLAIN = [name for name in EXPERTS if name not in OPTIONS]
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +27,9 @@ def empty_weights_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_the_table_has_a_line_for_every_expert_and_fits_a_terminal() -> None:
     done = runner.invoke(app, ["experts"])
     head, *lines = done.stdout.splitlines()
-    assert done.exit_code == 0 and [line.split()[0] for line in lines[: len(PLAIN)]] == PLAIN
-    assert [line.split(":")[0] for line in lines[len(PLAIN) :]] == [name for name in EXPERTS if name in OPTIONS]
+    assert done.exit_code == 0 and [line.split()[0] for line in lines] == list(EXPERTS)
     assert max(map(len, [head, *lines])) <= 120
-    for line, name in zip(lines, PLAIN, strict=False):
+    for line, name in zip(lines, EXPERTS, strict=True):
         expert = create(name)
         where = "missing" if isinstance(expert, NeedsCheckpoint) else "in package" if expert.card.weights else "-"
         assert f"  {where}  " in line and (" yes " if expert.card.commercial_use else " no ") in line, name
@@ -42,7 +38,7 @@ def test_the_table_has_a_line_for_every_expert_and_fits_a_terminal() -> None:
 def test_weights_that_are_put_there_are_at_hand() -> None:
     name, expert = next(
         (n, e)
-        for n in PLAIN
+        for n in EXPERTS
         if isinstance(e := create(n), NeedsCheckpoint) and all(not f.sha256 for f in e.checkpoint.files)
     )
     folder = expert.folder.path(expert.checkpoint)
@@ -58,15 +54,15 @@ def test_weights_that_are_put_there_are_at_hand() -> None:
 
 def test_json_holds_the_whole_card() -> None:
     rows = json.loads(runner.invoke(app, ["experts", "--json"]).stdout)
-    assert [row["name"] for row in rows] == [*PLAIN, *(name for name in EXPERTS if name in OPTIONS)]
-    for row in rows[: len(PLAIN)]:
+    assert [row["name"] for row in rows] == list(EXPERTS)
+    for row in rows:
         extra = {key: row.pop(key) for key in ("version", "input", "needs", "weights_state")}
         found = ExpertCard.model_validate(row)
         assert found == create(found.name).card and extra["needs"]["batch_size"] >= 1
         assert extra["version"] is None or extra["version"] == found.version
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", EXPERTS)
 def test_one_expert_is_told_in_full(name: str) -> None:
     done = runner.invoke(app, ["experts", name])
     told, about = done.stdout, create(name).card

@@ -11,12 +11,14 @@ import pytest
 from tests.conftest import ROOT, run_python
 
 CONTRACTS = tuple(f"expert_zoo.{name}" for name in ("labels", "spec", "card", "expert", "catalog"))
+#: What a trainer needs beside the contracts: labels' geometry, and networks of its own from the weights folder.
+FOR_TRAINERS = tuple(f"expert_zoo.{name}" for name in ("mirror", "occlusion", "networks", "weights"))
 #: What of ours each package may import: these modules and what is inside them.
 FLOORS: dict[str, tuple[str, ...]] = {
     "manifests": ("manifests",),
     "expert_zoo": ("expert_zoo", "manifests.scenes"),
     "pipeline": ("pipeline", "manifests", *CONTRACTS),
-    "trainer": ("trainer", "pipeline", "manifests", *CONTRACTS),
+    "trainer": ("trainer", "pipeline", "manifests", *CONTRACTS, *FOR_TRAINERS),
     "jobs": ("jobs", "trainer", "pipeline", "manifests", "expert_zoo"),
 }
 #: Heavy libraries and the only files that may import them, even inside a function.
@@ -32,7 +34,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("expert_zoo/",),
     "rapidocr": ("expert_zoo/",),
     "typer": ("jobs/",),
-    "tqdm": ("jobs/", "expert_zoo/pocket/"),
+    "tqdm": ("jobs/", "expert_zoo/pocket/", "trainer/"),
 }
 TOO_VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "misc", "tools", "stuff"}
 LONGEST = 350

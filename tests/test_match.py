@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from expert_zoo import blip
 from expert_zoo.catalog import create
 from expert_zoo.expert import Photo
 from expert_zoo.labels import Label, Scores
-from expert_zoo.match import JUDGES, Match, siglip_configuration
-from expert_zoo.seeding import seed
+from expert_zoo.language import blip
+from expert_zoo.language.match import JUDGES, Match, siglip_configuration
+from expert_zoo.networks.seeding import seed
 
 SIDE = 96
 CAPTIONS = ("a red ball on the table", "Two dogs", "a traffic light, a street, and the sky")

@@ -16,9 +16,9 @@ from expert_zoo import catalog, scene_specs
 from expert_zoo.card import ExpertCard
 from expert_zoo.expert import Photo
 from expert_zoo.labels import DenseMap, Label
-from expert_zoo.network_expert import NetworkExpert, to_host
-from expert_zoo.preprocess import Preprocess
-from expert_zoo.seeding import seed
+from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.preprocess import Preprocess
+from expert_zoo.networks.seeding import seed
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 from expert_zoo.weights.folder import WeightsFolder
 

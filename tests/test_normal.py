@@ -22,9 +22,9 @@ import torch
 
 from expert_zoo.expert import Photo
 from expert_zoo.labels import DenseMap, Label
+from expert_zoo.networks.seeding import seed
 from expert_zoo.normal.expert import CHECKPOINT, PARAMETERS, WEIGHTS_FILE, Normal
 from expert_zoo.normal.network import FULL, NO_ROLE, SMALL, NormalNetwork, load_network, official_shapes
-from expert_zoo.seeding import seed
 from manifests.scenes import render_uri, scene_uri
 from tests.ruled_weights import ruled_array, ruled_state_dict
 

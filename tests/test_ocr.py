@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from expert_zoo import ocr
 from expert_zoo.catalog import create
 from expert_zoo.expert import Photo
 from expert_zoo.labels import Label, Words
-from expert_zoo.ocr import Ocr
+from expert_zoo.ocr import rapid as ocr
+from expert_zoo.ocr.rapid import Ocr
 from manifests.scenes import render, sample_world
 from pipeline.photos import Limits, read_photo
 from tests.test_photos import record_of

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expert_zoo import easyocr_recognisers
 from expert_zoo.catalog import create
-from expert_zoo.easyocr_reader import EasyOcrReader, networks
-from expert_zoo.easyocr_recognisers import RECOGNISERS, recogniser_for
 from expert_zoo.expert import Photo
 from expert_zoo.labels import Label, Words
-from expert_zoo.ocr_easyocr import EasyOcr
-from expert_zoo.seeding import seed
+from expert_zoo.networks.seeding import seed
+from expert_zoo.ocr import easy_recognisers as easyocr_recognisers
+from expert_zoo.ocr.easy import EasyOcr
+from expert_zoo.ocr.easy_reader import EasyOcrReader, networks
+from expert_zoo.ocr.easy_recognisers import RECOGNISERS, recogniser_for
 from manifests.scenes import render_uri, scene_uri
 from tests.conftest import run_python
 from tests.test_ocr import overlap, photo_of, texts_of
@@ -344,7 +344,7 @@ def test_easyocr_leaves_the_environment_and_the_home_folder_as_they_are(weights:
     """Its import limits a cache of every network in the process, its Reader makes a folder in the user's home."""
     code = """
 import os, sys
-from expert_zoo.ocr_easyocr import EasyOcr
+from expert_zoo.ocr.easy import EasyOcr
 EasyOcr().card
 assert not {"torch", "easyocr", "cv2"} & set(sys.modules)
 os.environ["HOME"] = sys.argv[2]
@@ -395,7 +395,7 @@ def test_files_in_pytorchs_old_format_without_counters_load_too(weights: Path, t
 
 
 def test_another_easyocr_is_refused(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expert_zoo.easyocr_reader.EASYOCR", "1.6.0")
+    monkeypatch.setattr("expert_zoo.ocr.easy_reader.EASYOCR", "1.6.0")
     with pytest.raises(
         ValueError, match=r"^ocr_easyocr: the installed easyocr is 1.7.2, the card's 1.6.0; install [^\n]*$"
     ):

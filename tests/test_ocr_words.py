@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expert_zoo.labels import Words
-from expert_zoo.words import Line, words_of
+from expert_zoo.ocr.words import Line, words_of
 
 
 def line(text: str, x0: float, y0: float, x1: float, y1: float, score: float = 0.9) -> Line:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from expert_zoo.expert import Photo
-from expert_zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 CPU = torch.device("cpu")
 

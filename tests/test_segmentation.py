@@ -18,7 +18,7 @@ from expert_zoo.catalog import create
 from expert_zoo.classes import check_class_names, class_names
 from expert_zoo.expert import Photo
 from expert_zoo.labels import ClassMap
-from expert_zoo.seeding import seed
+from expert_zoo.networks.seeding import seed
 from expert_zoo.segmentation import UNREAD, SegAde, SegCoco, largest_class
 from tests.test_depth import photo
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, ClassVar
 from expert_zoo.card import ExpertCard
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import DenseMap, Label
-from expert_zoo.network_expert import NetworkExpert, to_host
-from expert_zoo.preprocess import Preprocess
+from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.preprocess import Preprocess
 from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from expert_zoo.state_dict import fill, read_state_dict
+from expert_zoo.networks.state_dict import fill, read_state_dict
 
 #: Blocks 5 and 6 see one value for this many pixels: an image's sides are multiples of it.
 STRIDE = 16

@@ -26,7 +26,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate
 
-from expert_zoo.state_dict import fill, read_state_dict
+from expert_zoo.networks.state_dict import fill, read_state_dict
 
 #: The stages of EfficientNet-B0 in timm's notation: blocks, kernel, stride, expansion, channels, squeeze (its paper's table 1).
 STAGES = (

@@ -1,6 +1,6 @@
 """The expert `ocr_easyocr`: words read by easyocr's CRAFT detector and one of its CRNN recognisers, which the languages decide.
 
-    photo -> lines with text, places and scores of the characters (expert_zoo/easyocr_reader.py) -> words (expert_zoo/words.py)
+    photo -> lines with text, places and scores of the characters (expert_zoo/ocr/easy_reader.py) -> words (expert_zoo/ocr/words.py)
 
 Beyond what easyocr's readtext does by itself: lines that run downwards or upwards are read too, lines are cut into words at the
 columns where the recogniser saw their characters, and a word's score is its own characters' and not a power of the line's.
@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expert_zoo.card import ExpertCard
-from expert_zoo.easyocr_reader import (
+from expert_zoo.expert import Expert, Needs, Photo
+from expert_zoo.labels import Label
+from expert_zoo.ocr.easy_reader import (
     LINE_HEIGHT,
     LINK_THRESHOLD,
     LONGEST_LINE,
@@ -32,12 +34,10 @@ from expert_zoo.easyocr_reader import (
     in_reading_order,
     networks,
 )
-from expert_zoo.easyocr_recognisers import DETECTOR, DETECTOR_PARAMETERS, EASYOCR, recogniser_for
-from expert_zoo.expert import Expert, Needs, Photo
-from expert_zoo.labels import Label
+from expert_zoo.ocr.easy_recognisers import DETECTOR, DETECTOR_PARAMETERS, EASYOCR, recogniser_for
+from expert_zoo.ocr.words import PRISMER_MIN_SCORE, PRISMER_RULES, PRISMER_SIDE, squashed, words_of, words_spec
 from expert_zoo.weights.checkpoint import Checkpoint
 from expert_zoo.weights.folder import WeightsFolder
-from expert_zoo.words import PRISMER_MIN_SCORE, PRISMER_RULES, PRISMER_SIDE, squashed, words_of, words_spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -163,7 +163,7 @@ class EasyOcr(Expert):
         if self._device != "cpu":
             import torch
 
-            from expert_zoo import upload
+            from expert_zoo.networks import upload
 
             upload.forget()
             gc.collect()
@@ -173,7 +173,7 @@ class EasyOcr(Expert):
         if self._device != "cpu" and not self.prismer:
             import torch
 
-            from expert_zoo import upload
+            from expert_zoo.networks import upload
 
             upload.send(torch.device(self._device), photo)
 
@@ -187,7 +187,7 @@ class EasyOcr(Expert):
     def _read(self, reader: EasyOcrReader, photo: Photo) -> Label:
         import cv2
 
-        from expert_zoo.upload import pixels_on
+        from expert_zoo.networks.upload import pixels_on
 
         seen = replace(photo, pixels_HW3=squashed(photo.pixels_HW3)) if self.prismer else photo
         grey_HW = cv2.cvtColor(seen.pixels_HW3, cv2.COLOR_RGB2GRAY)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from expert_zoo.state_dict import read_state_dict
+from expert_zoo.networks.state_dict import read_state_dict
 
 if TYPE_CHECKING:
     from torch import Tensor

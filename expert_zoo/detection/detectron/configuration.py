@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import yaml
 
-from expert_zoo.detectron.zoo import INSTALL, Channels, zoo_models
+from expert_zoo.detection.detectron.zoo import INSTALL, Channels, zoo_models
 
 #: What detectron2 takes where a configuration does not say.
 SHORT, LONG, CHANNELS = 800, 1333, "BGR"

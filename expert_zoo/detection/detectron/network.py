@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expert_zoo.detectron.configuration import (
+from expert_zoo.detection.detectron.configuration import (
     CHANNELS_KEY,
     INPUT_KEYS,
     LONG_KEY,
@@ -19,9 +19,9 @@ from expert_zoo.detectron.configuration import (
     Overrides,
     check_zoo_file,
 )
-from expert_zoo.detectron.weight_file import WeightFile
-from expert_zoo.detectron.zoo import INSTALL, VERSION
-from expert_zoo.state_dict import fill
+from expert_zoo.detection.detectron.weight_file import WeightFile
+from expert_zoo.detection.detectron.zoo import INSTALL, VERSION
+from expert_zoo.networks.state_dict import fill
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from expert_zoo.card import Weights
 from expert_zoo.expert import Expert, Photo
 from expert_zoo.labels import Label
-from expert_zoo.preprocess import Preprocess
+from expert_zoo.networks.preprocess import Preprocess
 from expert_zoo.weights.checkpoint import Checkpoint
 from expert_zoo.weights.folder import WeightsFolder
 
@@ -105,7 +105,7 @@ class NetworkExpert(Expert):
         if self._device != "cpu":
             import torch
 
-            from expert_zoo import upload
+            from expert_zoo.networks import upload
 
             upload.forget()
             gc.collect()  # a network may hold itself in a cycle, and with it the device's memory
@@ -115,7 +115,7 @@ class NetworkExpert(Expert):
         if self._device != "cpu":
             import torch
 
-            from expert_zoo import upload
+            from expert_zoo.networks import upload
 
             upload.send(torch.device(self._device), photo)
 

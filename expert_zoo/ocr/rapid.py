@@ -2,7 +2,7 @@
 
     photo -> at most READING_SIDE pixels -> text lines (detector) -> upright crops -> characters (recogniser) -> words
 
-Lines are cut into words at the CTC columns of their characters (expert_zoo/words.py).
+Lines are cut into words at the CTC columns of their characters (expert_zoo/ocr/words.py).
 
 Source: PP-OCRv6 (arXiv:2606.13108); detection by differentiable binarisation (arXiv:1911.08947), recognition by a light SVTR
 with CTC (arXiv:2205.00159). rapidocr's own word boxes are not used: they give a word the score of one of its characters.
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from expert_zoo.card import ExpertCard, Weights
 from expert_zoo.expert import Expert, Needs, Photo
 from expert_zoo.labels import Label
+from expert_zoo.ocr.words import PRISMER_MIN_SCORE, PRISMER_RULES, PRISMER_SIDE, Line, squashed, words_of, words_spec
 from expert_zoo.resize import resize_long_side
-from expert_zoo.words import PRISMER_MIN_SCORE, PRISMER_RULES, PRISMER_SIDE, Line, squashed, words_of, words_spec
 
 #: The version whose code stands between the weights and the words; another one may read differently.
 RAPIDOCR = "3.10.0"

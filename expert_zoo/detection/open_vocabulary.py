@@ -23,22 +23,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from expert_zoo.boxes import checked_score, detections, overlaps
 from expert_zoo.card import ExpertCard
-from expert_zoo.class_prompts import checked_classes, class_prompts
+from expert_zoo.classes import class_names
+from expert_zoo.detection.boxes import checked_score, detections, overlaps
+from expert_zoo.detection.class_prompts import checked_classes, class_prompts
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label
-from expert_zoo.network_expert import NetworkExpert, to_host
-from expert_zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from expert_zoo.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.tokenizer_file import TOKENIZER, load_tokenizer, write_wordpiece
 from expert_zoo.spec import LabelSpec
-from expert_zoo.tokenizer_file import TOKENIZER, load_tokenizer, write_wordpiece
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PARAMETERS = {"tiny": 172_250_626, "base": 232_315_264}
+REVISIONS = {
+    "tiny": "a2bb814dd30d776dcf7e30523b00659f4f141c71",
+    "base": "12bdfa3120f3e7ec7b434d90674b3396eccf88eb",
+}
 SWIN: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7, "image_size": 224},
     "base": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12, "image_size": 384},
@@ -55,7 +60,8 @@ MOST_OVERLAP = 0.8
 class DetectionOpen(NetworkExpert):
     """Boxes around the things of a class list, best first, with scores; the class id is the place in the list.
 
-    classes: 1 to 1000 different English names, also of several words ("traffic light"); they are part of the version.
+    classes: 1 to 1000 different English names, also of several words ("traffic light"), in place of COCO's 80; they are part
+        of the version.
     size: "tiny" (Swin-T) or "base" (Swin-B).
     min_score: boxes with a lower one are left out, 0 to 1.
     side: short side in pixels, 16 to 4096; the long one is at most 5/3 of it; None: 800 and 1333.
@@ -70,7 +76,7 @@ class DetectionOpen(NetworkExpert):
     def __init__(
         self,
         *,
-        classes: Sequence[str],
+        classes: Sequence[str] | None = None,
         size: str = "tiny",
         min_score: float = 0.3,
         side: int | None = None,
@@ -81,7 +87,7 @@ class DetectionOpen(NetworkExpert):
         if size not in PARAMETERS:
             raise ValueError(f"detection_open: size is {size!r}; expected {' or '.join(PARAMETERS)}")
         self.size = size
-        self.classes = checked_classes("detection_open", classes)
+        self.classes = checked_classes("detection_open", class_names("coco") if classes is None else classes)
         self.min_score = checked_score("detection_open", min_score)
         super().__init__(
             checkpoint=checkpoint(size),
@@ -123,7 +129,7 @@ class DetectionOpen(NetworkExpert):
     def _build(self, folder: Path) -> nn.Module:
         from transformers import GroundingDinoForObjectDetection
 
-        from expert_zoo.grounding import PromptedDetector
+        from expert_zoo.detection.prompted import PromptedDetector
 
         network = load_pretrained(GroundingDinoForObjectDetection, folder)
         sizes = [self.preprocess.size(*shape) for shape in ((1, 1), (1, 9), (9, 1))]
@@ -200,6 +206,7 @@ def checkpoint(size: str) -> Checkpoint:
     return Checkpoint(
         name=f"grounding-dino-{size}",
         repo=f"IDEA-Research/grounding-dino-{size}",
+        revision=REVISIONS[size],
         files=(CheckpointFile(path=CONFIG), CheckpointFile(path=SAFETENSORS), CheckpointFile(path=TOKENIZER)),
         licence="Apache-2.0",
         commercial_use=True,

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expert_zoo.easyocr_recognisers import DETECTOR, EASYOCR, Recogniser
-from expert_zoo.network_expert import to_host
-from expert_zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from expert_zoo.state_dict import fill, read_state_dict
-from expert_zoo.words import Line
+from expert_zoo.networks.network_expert import to_host
+from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from expert_zoo.networks.state_dict import fill, read_state_dict
+from expert_zoo.ocr.easy_recognisers import DETECTOR, EASYOCR, Recogniser
+from expert_zoo.ocr.words import Line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from expert_zoo.card import ExpertCard
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import DenseMap, Label
-from expert_zoo.network_expert import NetworkExpert, to_host
-from expert_zoo.preprocess import Preprocess
-from expert_zoo.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.preprocess import Preprocess
+from expert_zoo.networks.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, randomise, save_pretrained
 from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
@@ -101,7 +101,7 @@ class Depth(NetworkExpert):
     def _build(self, folder: Path) -> nn.Module:
         from transformers import DPTForDepthEstimation
 
-        from expert_zoo.depth_networks import DptHybrid
+        from expert_zoo.depth.networks import DptHybrid
 
         return DptHybrid(load_pretrained(DPTForDepthEstimation, folder))
 

@@ -90,7 +90,7 @@ class Preprocess:
         """
         import torch
 
-        from expert_zoo.upload import pixels_on
+        from expert_zoo.networks.upload import pixels_on
 
         images_B3hw = torch.stack([self._resized(pixels_on(device, photo), size) for photo in photos])
         if self.channels == "BGR":

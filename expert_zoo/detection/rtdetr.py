@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from expert_zoo.boxes import checked_score, detections
 from expert_zoo.card import ExpertCard
 from expert_zoo.classes import check_class_names, class_names
+from expert_zoo.detection.boxes import checked_score, detections
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label
-from expert_zoo.network_expert import NetworkExpert, to_host
-from expert_zoo.preprocess import Preprocess
-from expert_zoo.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.preprocess import Preprocess
+from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
 from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PARAMETERS = {"r50": 42_891_372, "r101": 76_556_268}
+#: Of the repositories; no commit of the other one is publicly documented, so its first fetch pins it.
+REVISIONS = {"r50": "282494075698cab9faa1096ae26856890030c817"}
 #: Where a config.json departs from the defaults of RTDetrV2Config, which are those of r50.
 WIDTHS: dict[str, dict[str, Any]] = {
     "r50": {},
@@ -178,6 +180,7 @@ def checkpoint(size: str) -> Checkpoint:
     return Checkpoint(
         name=f"rtdetr-v2-{size}vd",
         repo=f"PekingU/rtdetr_v2_{size}vd",
+        revision=REVISIONS.get(size, ""),
         files=(CheckpointFile(path=CONFIG), CheckpointFile(path=SAFETENSORS)),
         licence="Apache-2.0",
         commercial_use=True,

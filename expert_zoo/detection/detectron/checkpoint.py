@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from expert_zoo.detectron.configuration import Configuration
-from expert_zoo.detectron.weight_file import ENDINGS
-from expert_zoo.detectron.zoo import LICENCE, PAGE, WEIGHTS
+from expert_zoo.detection.detectron.configuration import Configuration
+from expert_zoo.detection.detectron.weight_file import ENDINGS
+from expert_zoo.detection.detectron.zoo import LICENCE, PAGE, WEIGHTS
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
 UNKNOWN_LICENCE = "not known: the job file named the weights"

@@ -23,15 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from expert_zoo import blip
 from expert_zoo.card import ExpertCard
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label, Scores
-from expert_zoo.network_expert import NetworkExpert, to_host
-from expert_zoo.preprocess import Preprocess
-from expert_zoo.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, save_seeded
-from expert_zoo.spec import LabelSpec
-from expert_zoo.tokenizer_file import (
+from expert_zoo.language import blip
+from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.preprocess import Preprocess
+from expert_zoo.networks.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, save_seeded
+from expert_zoo.networks.tokenizer_file import (
     GEMMA_BOS,
     GEMMA_EOS,
     GEMMA_PAD,
@@ -42,6 +41,7 @@ from expert_zoo.tokenizer_file import (
     write_byte_fallback,
     write_wordpiece,
 )
+from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
 if TYPE_CHECKING:
@@ -52,9 +52,13 @@ HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """One of the networks. ``most_tokens``: of a caption, its beginning and end included; longer ones are cut off."""
+    """One of the networks. ``most_tokens``: of a caption, its beginning and end included; longer ones are cut off.
+
+    ``revision``: of the repository; "" is the newest at the first fetch, for no commit of it is publicly documented.
+    """
 
     repo: str
+    revision: str
     licence: str
     architecture: str
     parameters: int
@@ -67,6 +71,7 @@ class Judge:
         return Checkpoint(
             name=self.repo.partition("/")[2],
             repo=self.repo,
+            revision=self.revision,
             files=(
                 CheckpointFile(path=CONFIG),
                 CheckpointFile(path=SAFETENSORS, or_else=PICKLED),
@@ -81,6 +86,7 @@ class Judge:
 JUDGES = {
     "blip": Judge(
         repo="Salesforce/blip-itm-large-coco",
+        revision="",
         licence="BSD-3-Clause",
         architecture="BLIP retrieval, COCO: ViT-L/16 at 384 pixels, BERT-base with cross-attention, matching head of 2 classes",
         parameters=446_128_642,
@@ -91,6 +97,7 @@ JUDGES = {
     ),
     "siglip2": Judge(
         repo="google/siglip2-so400m-patch14-384",
+        revision="e8e487298228002f3d8a82e0cd5c8ea9c567f57f",
         licence="Apache-2.0",
         architecture="SigLIP 2 So400m/14 at 384 pixels: two transformers of 27 layers, width 1152",
         parameters=1_136_008_498,
@@ -168,7 +175,7 @@ class Match(NetworkExpert):
     def _build(self, folder: Path) -> nn.Module:
         from transformers import BlipForImageTextRetrieval, SiglipModel
 
-        from expert_zoo import blip_networks, siglip_network
+        from expert_zoo.language import blip_networks, siglip_network
 
         self._tokenizer = load_tokenizer(folder)
         if self.network == "blip":

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from expert_zoo.card import ExpertCard
-from expert_zoo.depth import SPEC, make_positive, map_labels
+from expert_zoo.depth.dpt import SPEC, make_positive, map_labels
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label
-from expert_zoo.network_expert import NetworkExpert
-from expert_zoo.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from expert_zoo.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.network_expert import NetworkExpert
+from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class DepthAnything(NetworkExpert):
     def _build(self, folder: Path) -> nn.Module:
         from transformers import DepthAnythingForDepthEstimation
 
-        from expert_zoo.depth_networks import InFloat32
+        from expert_zoo.depth.networks import InFloat32
 
         network: Any = load_pretrained(DepthAnythingForDepthEstimation, folder)
         network.head = InFloat32(network.head)

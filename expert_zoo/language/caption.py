@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from expert_zoo import blip
 from expert_zoo.card import ExpertCard
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label, Text
-from expert_zoo.network_expert import NetworkExpert, to_host
-from expert_zoo.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.language import blip
+from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.tokenizer_file import FIRST_WORD, SEP, TOKENIZER, load_tokenizer, write_wordpiece
 from expert_zoo.spec import LabelSpec
-from expert_zoo.tokenizer_file import FIRST_WORD, SEP, TOKENIZER, load_tokenizer, write_wordpiece
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CHECKPOINT = Checkpoint(
     name="blip-image-captioning-large",
     repo="Salesforce/blip-image-captioning-large",
+    revision="353689b859fcf0523410b1806dace5fb46ecdf41",
     files=(
         CheckpointFile(path=CONFIG),
         CheckpointFile(path=SAFETENSORS, or_else=PICKLED),
@@ -113,7 +114,7 @@ class Caption(NetworkExpert):
     def _build(self, folder: Path) -> nn.Module:
         from transformers import BlipForConditionalGeneration
 
-        from expert_zoo.blip_networks import Captioner
+        from expert_zoo.language.blip_networks import Captioner
 
         self._tokenizer = load_tokenizer(folder)
         self._prompt = self._tokenizer.encode(PROMPT, add_special_tokens=False).ids

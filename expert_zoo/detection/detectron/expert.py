@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from expert_zoo.boxes import checked_score
 from expert_zoo.card import ExpertCard
 from expert_zoo.classes import class_names as names_of
-from expert_zoo.detectron.checkpoint import checkpoint_of
-from expert_zoo.detectron.configuration import Configuration, read_configuration
-from expert_zoo.detectron.weight_file import read_weight_file
-from expert_zoo.detectron.zoo import VERSION
+from expert_zoo.detection.boxes import checked_score
+from expert_zoo.detection.detectron.checkpoint import checkpoint_of
+from expert_zoo.detection.detectron.configuration import Configuration, read_configuration
+from expert_zoo.detection.detectron.weight_file import read_weight_file
+from expert_zoo.detection.detectron.zoo import VERSION
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Instances, Label
-from expert_zoo.network_expert import NetworkExpert, to_host
-from expert_zoo.preprocess import Preprocess
+from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.preprocess import Preprocess
 from expert_zoo.spec import LabelSpec
 
 if TYPE_CHECKING:
@@ -143,7 +143,13 @@ class Detection(NetworkExpert):
         )
 
     def _build(self, folder: Path) -> nn.Module:
-        from expert_zoo.detectron.network import build_network, keep_float32, leave_out, number_of_classes, put_weights
+        from expert_zoo.detection.detectron.network import (
+            build_network,
+            keep_float32,
+            leave_out,
+            number_of_classes,
+            put_weights,
+        )
 
         path = folder / self.checkpoint.files[0].path
         weights = read_weight_file(path)
@@ -200,7 +206,7 @@ class Detection(NetworkExpert):
         )
 
     def seed(self, folder: Path, *, small: bool) -> None:
-        from expert_zoo.detectron.seeds import write_seeded
+        from expert_zoo.detection.detectron.seeds import write_seeded
 
         write_seeded(self.configuration, self.imports, folder / self.checkpoint.files[0].path, small=small)
 

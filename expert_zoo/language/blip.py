@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from expert_zoo.preprocess import Preprocess, Triple
-from expert_zoo.tokenizer_file import PAD, SEP
+from expert_zoo.networks.preprocess import Preprocess, Triple
+from expert_zoo.networks.tokenizer_file import PAD, SEP
 
 CLIP_MEAN: Final[Triple] = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final[Triple] = (0.26862954, 0.26130258, 0.27577711)

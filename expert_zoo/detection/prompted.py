@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expert_zoo.class_prompts import ClassPrompt
+from expert_zoo.detection.class_prompts import ClassPrompt
 
 
 class PromptedDetector(nn.Module):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expert_zoo.detectron.configuration import Configuration, Overrides
-from expert_zoo.detectron.network import build_network
+from expert_zoo.detection.detectron.configuration import Configuration, Overrides
+from expert_zoo.detection.detectron.network import build_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

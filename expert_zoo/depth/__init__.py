@@ -1,0 +1,1 @@
+"""Experts for depth: ``dpt`` (Prismer's), ``depth_anything`` (today's)."""
