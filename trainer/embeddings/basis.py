@@ -66,7 +66,7 @@ def fit(vectors_ND: NDArray[np.floating], *, encoder: str, fitted_on: str) -> Ba
 
 def basis_bytes(basis: Basis) -> bytes:
     """The file that holds ``basis``."""
-    about = {"encoder": basis.encoder, "fitted_on": basis.fitted_on, "kept": round(basis.kept, 4)}
+    about = {"encoder": basis.encoder, "fitted_on": basis.fitted_on, "kept": basis.kept}
     tensors = {"mean": basis.mean_D, "components": np.ascontiguousarray(basis.components_CD)}
     return safetensors.numpy.save(tensors, {_KEY: json.dumps(about)})
 
