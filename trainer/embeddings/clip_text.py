@@ -87,10 +87,15 @@ class ClipTexts:
                     progress(done, len(texts))
         return np.stack(vectors)
 
-    def vocabulary(self) -> list[str]:
-        """The whole words among the tokenizer's pieces, of two letters or more, sorted: a sample of what people write."""
+    def vocabulary(self, most: int) -> list[str]:
+        """Whole words among the tokenizer's pieces, of two letters or more, sorted; evenly chosen where there are more than ``most``.
+
+        A sample of what people write, in no file but the checkpoint's own.
+        """
         pieces = (piece.removesuffix(_WHOLE) for piece in self._tokenizer.get_vocab() if piece.endswith(_WHOLE))
-        return sorted({piece for piece in pieces if len(piece) > 1 and piece.isascii() and piece.isalpha()})
+        words = sorted({piece for piece in pieces if len(piece) > 1 and piece.isascii() and piece.isalpha()})
+        chosen = min(most, len(words))
+        return [words[len(words) * place // chosen] for place in range(chosen)]
 
     def _tokens(self, text: str) -> list[int]:
         begin, end = self._ends

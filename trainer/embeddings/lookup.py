@@ -1,6 +1,6 @@
 """From ids to vectors on the device: what a model is given is made here, and what was carried there is one byte a pixel.
 
-Shapes: B photos, H x W pixels, K objects (or words) of a photo, R rows, C = 64 channels.
+Shapes: B photos, H x W pixels, R rows, C = 64 channels.
 """
 
 from __future__ import annotations
@@ -34,20 +34,5 @@ class Lookup(nn.Module):
         return functional.embedding(torch.where((ids >= 0) & (ids < background), ids, background), self.vectors_RC)
 
     def paint(self, ids_BHW: Tensor) -> Tensor:
-        """B x C x H x W of a class map, channels last in memory."""
+        """B x C x H x W of a map of rows (`trainer.data.finish.rows` makes them), channels last in memory."""
         return self(ids_BHW).permute(0, 3, 1, 2)
-
-
-def rows_of_instances(instances_BHW: Tensor, rows_BK: Tensor) -> Tensor:
-    """B x H x W rows of a table, to be painted: those of the object, or the word, that each pixel belongs to.
-
-    instances_BHW: its number in the photo, any integer type; what is no column of rows_BK is none of them, and becomes -1.
-    rows_BK: the row of each, int64; photos with fewer are filled up with anything.
-    """
-    count = rows_BK.shape[1]
-    if count == 0:
-        return torch.full_like(instances_BHW, -1, dtype=torch.int64)
-    numbers_BX = instances_BHW.long().flatten(1)
-    found_BX = rows_BK.gather(1, numbers_BX.clamp(0, count - 1))
-    none_BX = (numbers_BX < 0) | (numbers_BX >= count)
-    return found_BX.masked_fill(none_BX, -1).view(instances_BHW.shape)

@@ -24,6 +24,9 @@ from trainer.embeddings.words import words_of
 
 Say = Callable[[str], None]
 
+#: Words that a basis is fitted on, at most: 25 for each of CLIP's channels.
+SAMPLE = 20_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
@@ -105,8 +108,8 @@ def make_encoder(means: Means, folder: Embeddings, *, say: Say, progress: Progre
     texts = load_clip(means.weights_folder, device=means.device)
     basis, name = folder.basis(), encoder_name(means.weights_folder)
     if basis is None:
-        sample = texts.vocabulary()
-        say(f"fitting the basis on the {len(sample)} whole words of CLIP's vocabulary, once for this folder")
+        sample = texts.vocabulary(SAMPLE)
+        say(f"fitting the basis on {len(sample)} whole words of CLIP's vocabulary, once for this folder")
         vectors_ND = texts.encode(sample, progress=progress)
         basis = fit(vectors_ND, encoder=name, fitted_on=f"{len(sample)} whole words of the tokenizer's vocabulary")
         folder.put_basis(basis)
