@@ -1,0 +1,88 @@
+"""How ranks share one model: each holds all of it (DDP), or a part of what is large (FSDP2).
+
+ddp    gradients are averaged; everything is on every rank
+zero2  gradients and optimizer state are cut among the ranks; parameters are gathered once per step
+zero3  parameters too: gathered block by block, and again on the way back
+Source: ZeRO, arXiv:1910.02054.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.method import Method
+from trainer.ranks import Ranks
+from trainer.recipe import Sharding
+
+
+def shared_out(method: Method, sharding: Sharding, ranks: Ranks) -> nn.Module:
+    """What to call instead of ``method``, whose parameters may be other ones afterwards."""
+    if ranks.count == 1:
+        return method
+    if sharding == "ddp":
+        return DistributedDataParallel(
+            method,
+            device_ids=None if ranks.device.type == "cpu" else [ranks.device],
+            find_unused_parameters=method.skips_parameters,
+            gradient_as_bucket_view=True,
+        )
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+    for block in [*method.blocks(), method]:
+        fully_shard(block, mesh=mesh, reshard_after_forward=sharding == "zero3")
+    return method
+
+
+def without_exchange(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """For a micro-batch: DDP exchanges gradients with the ``last`` one of a step.
+
+    FSDP does at each: to wait would be to hold whole gradients, and they were cut because they do not fit.
+    """
+    if last or not isinstance(module, DistributedDataParallel):
+        return nullcontext()
+    return module.no_sync()
+
+
+def is_cut(tensor: Tensor) -> bool:
+    """Whether each rank has a part of it: a DTensor. The class itself takes seconds to import, and is there only if one is."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be cut, where it is. All ranks call it, in the same order."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if is_cut(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def cut_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """The first rank's ``tensor``, cut as ``model`` is and on its device. All ranks call it, in the same order."""
+    tensor = tensor.to(model.device)
+    if is_cut(model):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(tensor, model.device_mesh, model.placements)  # type: ignore[attr-defined]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast(tensor, src=0)
+    return tensor
+
+
+def named_tensors(module: nn.Module, *, frozen: bool) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and lasting buffers by the names of `state_dict`; those of frozen parameters only if asked for."""
+    untrained = {
+        name for name, parameter in module.named_parameters(remove_duplicate=False) if not parameter.requires_grad
+    }
+    for name, tensor in module.state_dict().items():
+        if frozen or name not in untrained:
+            yield name, tensor
+
+
+def float_buffers(module: nn.Module) -> Sequence[Tensor]:
+    """What layers keep besides parameters and change by themselves: running means and deviations."""
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
