@@ -55,7 +55,11 @@ def create(name: str, *, use: str | None = None, options: Mapping[str, Any] | No
         signature.bind(**options)
     except TypeError as error:
         raise ValueError(f"expert {name!r}: {error} in its options; it takes {accepted}") from error
-    expert = expert_class(**options)
+    try:
+        expert = expert_class(**options)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(f"{name}:") else f"{name}: {text}") from error
     if expert.card.name != name:
         raise ValueError(
             f"the job calls it {name!r}, its card {expert.card.name!r}; use the card's name in the job file"

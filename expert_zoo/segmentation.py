@@ -18,7 +18,6 @@ Shapes: B photos of one size, h x w the network's input, Q masks, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -27,7 +26,7 @@ from expert_zoo.classes import check_class_names, class_names
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import ClassMap, Label
 from expert_zoo.networks.network_expert import NetworkExpert, to_host
-from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, of_recipe
 from expert_zoo.networks.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, randomise, save_pretrained
 from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
@@ -41,9 +40,11 @@ STRIDE = 32
 #: comes out of it is thrown away.
 UNREAD = tuple(f"model.pixel_level_module.encoder.swin.layernorm.{kind}" for kind in ("weight", "bias"))
 #: Sides in multiples of the stride change the sides' ratio by a few percent at most, and let photos of many sizes share a batch.
-_BEST = Preprocess(fit="short_side", side=640, longest=1344, multiple=STRIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-#: The released pipeline gave BGR to a network that was trained on RGB, and normalised it by RGB's means.
-_PRISMER = Preprocess(fit="long_side", side=480, channels="BGR", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+PREPROCESSING = {
+    "best": Preprocess(fit="short_side", side=640, longest=1344, multiple=STRIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    # The released pipeline gave BGR to a network that was trained on RGB, and normalised it by RGB's means.
+    "prismer": Preprocess(fit="long_side", side=480, channels="BGR", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+}
 
 
 def _checkpoint(data: str, revision: str) -> Checkpoint:
@@ -79,12 +80,9 @@ class _Segmentation(NetworkExpert):
         precision: Literal["auto", "float32"] = "auto",
         compile: bool = False,
     ) -> None:
-        if recipe not in ("best", "prismer"):
-            raise ValueError(f"{self.name}: recipe is {recipe!r}; expected best or prismer")
-        preprocess = _PRISMER if recipe == "prismer" else _BEST
         super().__init__(
             checkpoint=self.weights_of,
-            preprocess=preprocess if side is None else replace(preprocess, side=side),
+            preprocess=of_recipe(PREPROCESSING, recipe, side),
             weights_folder=weights_folder,
             precision=precision,
             compile=compile,

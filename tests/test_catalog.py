@@ -92,3 +92,9 @@ def test_a_class_of_your_own_is_shown_by_its_name(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.startswith("grey\n")
     with pytest.raises(JobError, match="experts NAME --use tests.stand_ins:Grey"):
         experts(use="tests.stand_ins:Grey")
+
+
+@pytest.mark.parametrize(("name", "options"), [("edge", {"side": 3}), ("depth_anything", {"size": "huge"})])
+def test_an_option_of_no_sense_is_told_with_its_expert_once(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: (?!{name})"):
+        create(name, options=options)

@@ -9,7 +9,6 @@ offset for each photo (arXiv:1907.01341, section 5), so values of two maps canno
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,7 +16,7 @@ from expert_zoo.card import ExpertCard
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import DenseMap, Label
 from expert_zoo.networks.network_expert import NetworkExpert, to_host
-from expert_zoo.networks.preprocess import Preprocess
+from expert_zoo.networks.preprocess import Preprocess, of_recipe
 from expert_zoo.networks.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, randomise, save_pretrained
 from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
@@ -37,8 +36,10 @@ CHECKPOINT = Checkpoint(
 
 #: Patches are 16 pixels wide, and the decoder begins at half their number. 384: the side that the network was trained at.
 _HALF = (0.5, 0.5, 0.5)
-_BEST = Preprocess(fit="short_side", side=384, multiple=32, mean=_HALF, std=_HALF, filter="bicubic")
-_PRISMER = Preprocess(fit="squash", side=480, multiple=32, mean=_HALF, std=_HALF)
+PREPROCESSING = {
+    "best": Preprocess(fit="short_side", side=384, multiple=32, mean=_HALF, std=_HALF, filter="bicubic"),
+    "prismer": Preprocess(fit="squash", side=480, multiple=32, mean=_HALF, std=_HALF),
+}
 
 SPEC = LabelSpec(
     kind="map",
@@ -73,13 +74,9 @@ class Depth(NetworkExpert):
         precision: Literal["auto", "float32"] = "auto",
         compile: bool = False,
     ) -> None:
-        if recipe not in ("best", "prismer"):
-            raise ValueError(f"depth: recipe is {recipe!r}; expected best or prismer")
-        prismer = recipe == "prismer"
-        preprocess = _PRISMER if prismer else _BEST
         super().__init__(
             checkpoint=CHECKPOINT,
-            preprocess=preprocess if side is None else replace(preprocess, side=side),
+            preprocess=of_recipe(PREPROCESSING, recipe, side),
             weights_folder=weights_folder,
             precision=precision,
             compile=compile,
@@ -91,7 +88,7 @@ class Depth(NetworkExpert):
             weights=self.weights,
             preprocessing=self.preprocess.card() | {"precision": self.precision_rule},
             processing={"output": "the head's, at the size of the input", "head": "float32"},
-            spec=SPEC.model_copy(update={"dtype": "uint8"}) if prismer else SPEC,
+            spec=SPEC.model_copy(update={"dtype": "uint8"}) if recipe == "prismer" else SPEC,
             parameters=122_377_985,
             licence=CHECKPOINT.licence,
             commercial_use=CHECKPOINT.commercial_use,

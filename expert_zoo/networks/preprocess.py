@@ -5,8 +5,8 @@ Shapes: H x W pixels of the photo, h x w of the input, B photos.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from expert_zoo.expert import Photo
@@ -23,6 +23,13 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 #: No input is longer than this many times its width: a banner of 3000x10 pixels must not become one of 144000x480.
 MOST_ASPECT = 4
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
+
+
+def of_recipe(recipes: Mapping[str, Preprocess], recipe: str, side: int | None) -> Preprocess:
+    """The rules of ``recipe``, with ``side`` in place of its own where one is given. Raises ValueError on other values."""
+    if recipe not in recipes:
+        raise ValueError(f"recipe is {recipe!r}; expected {' or '.join(recipes)}")
+    return recipes[recipe] if side is None else replace(recipes[recipe], side=side)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ arXiv:2109.09881; trained on ScanNet at 640x480 with the ground truth of FrameNe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,7 +24,7 @@ from expert_zoo.card import ExpertCard
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import DenseMap, Label
 from expert_zoo.networks.network_expert import NetworkExpert, to_host
-from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, of_recipe
 from expert_zoo.scene_specs import NORMAL
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
@@ -81,12 +80,9 @@ class Normal(NetworkExpert):
         precision: str = "auto",
         compile: bool = False,
     ) -> None:
-        if recipe not in PREPROCESSING:
-            raise ValueError(f"recipe is {recipe!r}; expected {' or '.join(PREPROCESSING)}")
-        preprocess = PREPROCESSING[recipe] if side is None else replace(PREPROCESSING[recipe], side=side)
         super().__init__(
             checkpoint=CHECKPOINT,
-            preprocess=preprocess,
+            preprocess=of_recipe(PREPROCESSING, recipe, side),
             weights_folder=weights_folder,
             precision=precision,
             compile=compile,
