@@ -83,7 +83,7 @@ def decode(data: bytes, limits: Limits) -> tuple[NDArray[np.uint8], str, str]:
     """
     if not data:
         raise PhotoError("empty file: 0 bytes")
-    image = _identify(data)
+    image = identify(data)
     limits.check_pixels(*image.size)
     note = ""
     try:
@@ -96,14 +96,14 @@ def decode(data: bytes, limits: Limits) -> tuple[NDArray[np.uint8], str, str]:
         if missing and image.height - missing <= _JPEG_BLOCK_ROWS:
             raise PhotoError("corrupt: truncated within the first rows of pixels") from error
         note = f"truncated: {len(data)} bytes, {missing} of {image.height} rows are missing"
-    pixels_HW3 = _upright(_to_rgb(image), _orientation(image))
+    pixels_HW3 = upright(_to_rgb(image), orientation_of(image))
     return np.ascontiguousarray(pixels_HW3), FORMATS[image.format or ""], note
 
 
 # ------------------------------------------------------------------------------------------------ bytes -> image
 
 
-def _identify(data: bytes) -> ImageFile:
+def identify(data: bytes) -> ImageFile:
     """The image with its header read and no pixel decoded.
 
     Pillow's own `Image.open` compares every header with a global limit that belongs to the whole program; ours is an
@@ -138,7 +138,7 @@ def _load_what_is_there(image: ImageFile, data: bytes) -> ImageFile:
     An interlaced PNG lacks pixels everywhere and is refused.
     """
     if image.format in ("JPEG", "MPO"):
-        image = _identify(data + _JPEG_ENDING)
+        image = identify(data + _JPEG_ENDING)
     elif image.format == "PNG" and not image.info.get("interlace"):
         image.tile = []
     image.load()
@@ -179,14 +179,15 @@ def _to_8_bits(grey_HW: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.rint((values_HW - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
 
 
-def _orientation(image: ImageFile) -> int:
+def orientation_of(image: ImageFile) -> int:
+    """Its EXIF orientation, 1 where it has none."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # a broken EXIF block is no reason to refuse the photo
         return 1
 
 
-def _upright(pixels_HW3: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def upright(pixels_HW3: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Undo the EXIF orientation (1 to 8; anything else counts as 1). Source: CIPA DC-008 (Exif 2.32), tag 0x0112."""
     match orientation:
         case 2:

@@ -19,7 +19,7 @@ from manifests.record import ImageRecord
 from pipeline.decode import Limits, PhotoError, decode
 from pipeline.errors import in_one_line
 
-__all__ = ["Limits", "PhotoError", "read_photo"]
+__all__ = ["Limits", "PhotoError", "read_bytes", "read_photo"]
 
 _BLOCK_BYTES = 1 << 20
 
@@ -35,7 +35,7 @@ def read_photo(record: ImageRecord, limits: Limits) -> Photo:
     try:
         if record.uri.startswith("scenes://"):
             return _render(record, limits)
-        data = _read_bytes(record.uri, limits)
+        data = read_bytes(record.uri, limits)
         pixels_HW3, ending, note = decode(data, limits)
     except PhotoError:
         raise
@@ -54,7 +54,8 @@ def read_photo(record: ImageRecord, limits: Limits) -> Photo:
     )
 
 
-def _read_bytes(uri: str, limits: Limits) -> bytes:
+def read_bytes(uri: str, limits: Limits) -> bytes:
+    """The file at a record's ``uri``, undecoded. Raises PhotoError, and MemoryError. Thread-safe."""
     try:
         if uri.startswith("file://"):
             host, _, path = uri.removeprefix("file://").partition("/")
