@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import re
+import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ import pytest
 import typer.main
 import yaml
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
 from expert_zoo.catalog import EXPERTS, create
 from expert_zoo.labels import DenseMap
@@ -27,6 +31,7 @@ from manifests.build import build
 from manifests.scenes import render_uri
 from manifests.sources import Coco, Folder, Scenes
 from pipeline.audit import agreement
+from pipeline.errors import JobError
 from pipeline.photos import Limits
 from pipeline.reader import LabelReader
 from pipeline.store import LabelStore
@@ -67,13 +72,19 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the files of docs/add-an-expert.md, as a reader would save them, and the reader in it."""
     document = ROOT / "docs/add-an-expert.md"
     for block in blocks(document, "python") + blocks(document, "yaml"):
-        name = block.splitlines()[0].removeprefix("# ")
-        assert Path(name).suffix in (".py", ".yaml"), f"the first line of a block says its file's name, not {name!r}"
-        (tmp_path / name).write_text(block, "utf-8")
+        (tmp_path / name_of(block)).write_text(block, "utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    sys.modules.pop("my_experts", None)
+    for name in ("my_experts", "my_network"):
+        sys.modules.pop(name, None)
+
+
+def name_of(block: str) -> str:
+    """The file that a block is to be saved as."""
+    name = block.splitlines()[0].removeprefix("# ")
+    assert Path(name).suffix in (".py", ".yaml"), f"the first line of a block says its file's name, not {name!r}"
+    return name
 
 
 def test_the_worked_example_labels_scenes_as_its_document_says(workshop: Path) -> None:
@@ -97,15 +108,35 @@ def test_the_worked_example_labels_scenes_as_its_document_says(workshop: Path) -
     assert row.metrics["f1"] == pytest.approx(float(printed), abs=0.005)
 
 
-def test_the_tests_of_the_worked_example_pass(workshop: Path) -> None:
-    spec = importlib.util.spec_from_file_location("test_my_experts", workshop / "test_my_experts.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    tests = [function for name, function in vars(module).items() if name.startswith("test_")]
-    assert len(tests) == 3
-    for test in tests:
-        test()
+def test_the_worked_network_labels_as_its_document_says(workshop: Path) -> None:
+    runpy.run_path("make_weights.py")
+    with pytest.raises(JobError, match="weights of texture are unknown here, and so the names of their columns"):
+        load_job("texture.yaml")
+    done = CliRunner().invoke(app, ["weights", "fetch", "--job", "texture.yaml", "--at-hand"])
+    assert done.exit_code == 0 and done.stdout.split()[:3] == ["tiny-texture", "recorded", "6"], done.output
+    assert "tiny-texture  recorded  6 kB" in (ROOT / "docs/add-an-expert.md").read_text("utf-8")
+    job = load_job("texture.yaml")
+    store = open_or_plan(job).store
+    assert all(result.receipt and not result.receipt.rows.failed for result in label(store, job.create_experts()))
+    samples = list(LabelReader(store, ["texture"]).samples())
+    values = [sample.labels["texture"].value for sample in samples]
+    assert len(values) == 8 and all(isinstance(value, DenseMap) and value.values.shape == (64, 64) for value in values)
+
+
+def test_the_tests_of_the_worked_examples_pass(workshop: Path) -> None:
+    """As a reader runs them."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "test_my_experts.py",
+        "test_my_network.py",
+    ]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0 and "7 passed" in done.stdout, done.stdout
 
 
 # ---- README.md
@@ -253,7 +284,7 @@ def test_every_file_module_and_make_target_that_is_named_exists(path: Path) -> N
     )
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(module), f"python -m {module}"
-    own = {"my_experts.py", "test_my_experts.py"} if path.name == "add-an-expert.md" else set()
+    own = {name_of(block) for block in blocks(path, "python")} if path.name == "add-an-expert.md" else set()
     files = rf"(?<![\w/])(?:{'|'.join(PACKAGES)})/[\w/-]*(?:\.\w+|/(?=[`\s]))"
     for named in re.findall(files, text):
         assert (ROOT / named).exists(), f"`{named}`"
