@@ -153,7 +153,8 @@ def _label_batch(labels: Sequence[LabelExample | None], spec: LabelSpec, size: i
     there = [label for label in labels if label is not None]
     # Ids are a byte wherever they can be, and a batch has one type.
     dtype = np.result_type(np.uint8, *(label.pixels_Css.dtype for label in there))
-    pixels_BCss = np.zeros((len(labels), spec.channels or 1, size, size), dtype)
+    fill = 0 if spec.kind == "map" else np.iinfo(dtype).max
+    pixels_BCss = np.full((len(labels), spec.channels or 1, size, size), fill, dtype)
     for pixels_Css, label in zip(pixels_BCss, labels, strict=True):
         if label is not None:
             pixels_Css[:] = label.pixels_Css
