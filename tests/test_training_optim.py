@@ -12,7 +12,7 @@ from tests.training_stand_in import StandIn
 from trainer.errors import RecipeError
 from trainer.method import ParameterGroup
 from trainer.optim import Schedule, Updates, make_adamw
-from trainer.recipe import BatchChoice, OptimizerChoice, Split
+from trainer.training import BatchChoice, OptimizerChoice, Split
 
 
 def test_the_rate_climbs_stands_at_the_peak_and_falls_to_the_least() -> None:

@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 from trainer.loop import Loop, Outcome
 from trainer.method import Method, Stats
 from trainer.ranks import joined
-from trainer.recipe import Training
+from trainer.training import Training
 
 WIDTH = 12
 
@@ -35,12 +35,12 @@ WIDTH = 12
 class Rows:
     """Some rows: inputs, what to say of them, how much each counts."""
 
-    image_ids: tuple[str, ...]
+    ids: tuple[str, ...]
     x_BD: Tensor
     y_B: Tensor
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return len(self.ids)
 
     def to(self, device: torch.device) -> Rows:
         return replace(self, x_BD=self.x_BD.to(device), y_B=self.y_B.to(device))
@@ -70,7 +70,7 @@ class StandIn(Method):
             x_BD = x_BD + self.dropout(torch.relu(block(x_BD)))
         said_B = self.head(x_BD)[:, 0].float()
         errors_B = (said_B - batch.y_B) ** 2
-        if self.poison in batch.image_ids:
+        if self.poison in batch.ids:
             errors_B = errors_B * math.nan
         sure = (errors_B.detach() < 1).sum()
         return errors_B.mean(), {"close": (sure, torch.tensor(float(len(batch))))}
@@ -144,7 +144,7 @@ def train(
     seconds: float = 0.0,
 ) -> tuple[Loop, Outcome]:
     """Trains a stand-in as this process's rank."""
-    from trainer.recipe import Split
+    from trainer.training import Split
 
     chosen = recipe(changes)
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,8 @@ from pipeline.receipt import FileEntry
 from pipeline.storage import Storage, open_storage
 from trainer.errors import CheckpointError
 from trainer.fingerprint import StoreFingerprint
-from trainer.recipe import Best
 from trainer.tensor_file import write_tensors
+from trainer.training import Best
 
 FORMAT = 1
 MARKER = "checkpoint.json"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
 from expert_zoo.card import ExpertCard
-from pipeline.store import LabelStore
 from trainer.errors import CheckpointError
 
 
@@ -38,28 +37,29 @@ class ColumnPrint(BaseModel):
 
 
 class StoreFingerprint(BaseModel):
-    """Which images in which order, and which labels. columns: by expert name."""
+    """Which examples, out of so many ``images``, and which labels. columns: by modality."""
 
     model_config = ConfigDict(frozen=True)
 
-    plan: str
+    examples: str
     images: int
     columns: dict[str, ColumnPrint]
 
     @classmethod
-    def of(cls, store: LabelStore, columns: Sequence[str]) -> StoreFingerprint:
-        """columns: ``expert`` or ``expert@version``. Raises StoreError for one that is not there."""
-        cards = [store.card(store.column_of(name)) for name in columns]
-        prints = {card.name: ColumnPrint.of(card) for card in cards}
-        return cls(plan=store.plan.fingerprint, images=store.plan.images, columns=prints)
+    def of(cls, cards: Mapping[str, ExpertCard], *, examples: str, images: int) -> StoreFingerprint:
+        """cards: by modality. examples: what tells one selection of one store's images from any other."""
+        return cls(
+            examples=examples, images=images, columns={name: ColumnPrint.of(card) for name, card in cards.items()}
+        )
 
     def check_same(self, begun: StoreFingerprint, *, where: str) -> None:
         """Raises CheckpointError unless a run that was ``begun`` with that store goes on with this one."""
         self.check_classes(begun, where=where)
         way_out = "resume with the store that the run was begun with, or begin another run with `start_from`"
-        if self.plan != begun.plan:
+        if (self.examples, self.images) != (begun.examples, begun.images):
             raise CheckpointError(
-                f"the store has {self.images} images in plan {self.plan}; {where} was trained on {begun.images} in plan {begun.plan}: {way_out}"
+                f"what is to be read is {self.examples} of {self.images} images; {where} was trained on {begun.examples} of {begun.images}: "
+                f"{way_out}"
             )
         for name, column in self.columns.items():
             if column != begun.columns[name]:
@@ -73,7 +73,7 @@ class StoreFingerprint(BaseModel):
         if set(self.columns) != set(begun.columns):
             raise CheckpointError(
                 f"the labels to read are those of {', '.join(sorted(self.columns)) or 'no expert'}; {where} was trained on those of "
-                f"{', '.join(sorted(begun.columns)) or 'no expert'}: label with the same experts, or name another checkpoint"
+                f"{', '.join(sorted(begun.columns)) or 'no expert'}: name labels of the same experts, or another checkpoint"
             )
         notes = []
         for name, column in self.columns.items():

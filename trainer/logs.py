@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainer.recipe import LogChoice
+from trainer.training import LogChoice
 
 FILE = "log.jsonl"
 

@@ -27,9 +27,9 @@ from trainer.logs import Clock, Logs, Window
 from trainer.method import Batch, Method
 from trainer.optim import Schedule, Updates, make_adamw
 from trainer.ranks import Ranks
-from trainer.recipe import Split, Training, check_same
-from trainer.sharding import float_buffers, shared_out, without_exchange
+from trainer.sharding import agree_on_statistics, shared_out, statistics_of, without_exchange
 from trainer.signals import Signals
+from trainer.training import Split, Training, check_same
 
 #: So many steps in a row without a scale that fits, each with half the scale of the one before: it is not the scale.
 OVERFLOWS = 40
@@ -104,13 +104,19 @@ class Loop:
         self.split = Split.of(recipe.batch, ranks=ranks.count)
         self.steps = recipe.total_steps(feed.per_epoch)
         self.schedule = Schedule(**recipe.schedule.model_dump(), steps=self.steps)
-        self.method = _prepared(method, recipe).to(ranks.device)
+        if evaluate is None and (recipe.evaluate_every or recipe.checkpoints.best):
+            raise RecipeError(
+                "`evaluate_every`, `checkpoints.best`: nothing is evaluated in this run; expected neither of them"
+            )
+        self._notes = _prepare(method, recipe, store)
+        self.method = method.to(ranks.device)
         self._frozen = snapshot.frozen_digest(method)
         self.module = shared_out(method, recipe.sharding, ranks)
         try:
             self.optimizer = make_adamw(method, recipe.optimizer)
         except ValueError as error:
             raise RecipeError(str(error)) from error
+        self._statistics = statistics_of(method)
         scaled = recipe.precision == "fp16"
         self.updates = Updates(self.optimizer, clip=recipe.optimizer.clip, scaled=scaled, device=ranks.device)
         choice = recipe.checkpoints
@@ -131,7 +137,11 @@ class Loop:
             logs = Logs(self.folder, self.recipe.log, start=self.done, steps=self.steps, writes=self.ranks.first)
             self._logs = stack.enter_context(logs)
             signals = stack.enter_context(Signals())
-            for note in [*notes, f"batches of {self.split}; {self.steps} steps, {self.feed.per_epoch} an epoch"]:
+            for note in [
+                *self._notes,
+                *notes,
+                f"batches of {self.split}; {self.steps} steps, {self.feed.per_epoch} an epoch",
+            ]:
                 self._logs.say(note)
             self.module.train()
             feed = self.feed.steps(self.done)
@@ -179,9 +189,9 @@ class Loop:
         weights_A = torch.tensor([float(self.method.weight(part)) for part in parts], dtype=torch.float64)
         weights_A = weights_A.to(device, non_blocking=True)
         shares_A = weights_A / self.ranks.add_up(weights_A.sum())
-        buffers = float_buffers(self.method) if self.recipe.skip_bad_steps else []
-        kept = [buffer.clone() for buffer in buffers]
-        entry = _Entry(self.done + 1, self.schedule.rate(self.done), [part.image_ids for part in parts], [])
+        statistics = self._statistics if self.recipe.skip_bad_steps else []
+        kept = [tensor.clone() for tensor in statistics]
+        entry = _Entry(self.done + 1, self.schedule.rate(self.done), [part.ids for part in parts], [])
         report: Tensor | None = None
         for number, (part, share) in enumerate(zip(parts, shares_A, strict=True), 1):
             with without_exchange(self.module, last=number == len(parts)):
@@ -198,8 +208,8 @@ class Loop:
         wish = torch.full((1,), float(stop), dtype=report.dtype, device=device)
         report = self.ranks.add_up(torch.cat([wish, report]))
         norm = self.updates.apply(entry.rate, loss=report[1]).to(report)
-        for buffer, before in zip(buffers, kept, strict=True):
-            buffer.copy_(torch.where(report[1].isfinite() & norm.isfinite(), buffer, before))
+        for tensor, before in zip(statistics, kept, strict=True):
+            tensor.copy_(torch.where(report[1].isfinite() & norm.isfinite(), tensor, before))
         self.done += 1
         self._ledger.add(entry, torch.cat([norm.reshape(1), report]))
 
@@ -264,6 +274,7 @@ class Loop:
         self._settle(all_of_them=True)
         if self.done == self._saved:
             return
+        agree_on_statistics(self._statistics, self.ranks)
         metrics: dict[str, float] = {}
         ends = self.done == self.steps
         if self._evaluate is not None and (ends or self._is_due(self.recipe.evaluate_every)):
@@ -295,10 +306,14 @@ class Loop:
             self._clock.look()
 
 
-def _prepared(method: Method, recipe: Training) -> Method:
-    """As the recipe wants it, before it is on a device or shared out. Raises RecipeError."""
+def _prepare(method: Method, recipe: Training, store: StoreFingerprint | None) -> list[str]:
+    """As the recipe wants it, before it is on a device or shared out. Returns lines to say. Raises RecipeError, CheckpointError."""
+    notes: list[str] = []
     if recipe.start_from is not None:
         begun = Checkpoint.open(recipe.start_from)
+        notes.append(f"beginning with the weights of {begun.url}")
+        if store is not None and begun.about.store is not None:
+            notes += store.check_classes(begun.about.store, where=begun.url)
         try:
             method.start_from(snapshot.weights_of(begun))
         except ValueError as error:
@@ -312,4 +327,4 @@ def _prepared(method: Method, recipe: Training) -> Method:
             raise RecipeError(f"`compile`: {type(method).__name__} has no blocks to compile; expected `compile: false`")
         for block in method.blocks():
             block.compile()
-    return method
+    return notes

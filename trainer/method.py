@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,14 @@ Stats = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class Batch(Protocol):
-    """Some samples side by side. ``image_ids``: whose they are, for messages."""
+    """Some samples side by side. ``ids``: of their images, for messages."""
 
     @property
-    def image_ids(self) -> Sequence[str]: ...
+    def ids(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> Batch:
         """The same on ``device``, copied without waiting where that can be."""
         ...
 

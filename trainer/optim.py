@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 
 from trainer.method import Method
-from trainer.recipe import OptimizerChoice
 from trainer.sharding import whole
+from trainer.training import OptimizerChoice
 
 
 @dataclass(frozen=True, kw_only=True)

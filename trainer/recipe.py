@@ -1,185 +1,150 @@
-"""Recipe: what decides a training, as YAML in and a validated `Recipe` out, before anything is loaded.
-
-Every number that decides the weights stands in it; how many machines do the work does not, so that the same recipe trains the
-same on one GPU and on sixty-four.
-"""
+"""Recipe: YAML in, validated and whole out, before anything heavy is imported. Everything a user can get wrong is one line here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+import difflib
+from collections.abc import Mapping
+from inspect import get_annotations
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import yaml
+from pydantic import Field, ValidationError, model_validator
 
-from trainer.errors import CheckpointError, RecipeError
+from trainer.data.augmentation import Augmentation
+from trainer.data.order import WINDOW
+from trainer.errors import RecipeError
+from trainer.prismer.recipe import PrismerChoice
+from trainer.training import (
+    BatchChoice,
+    Best,
+    CheckpointChoice,
+    LogChoice,
+    OptimizerChoice,
+    ScheduleChoice,
+    Section,
+    Training,
+)
 
-Precision = Literal["fp32", "bf16", "fp16"]
-Sharding = Literal["ddp", "zero2", "zero3"]
-_Share = Annotated[float, Field(ge=0, lt=1)]
-_Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A part of a recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OptimizerChoice(Section):
-    """AdamW. decay: ``all`` parameters, as Prismer's authors do, or only ``matrices``: neither norms nor biases. clip: longest
-    gradient; null: as long as it is."""
-
-    betas: tuple[_Share, _Share] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0, allow_inf_nan=False)
-    weight_decay: _Rate = 0.05
-    decay: Literal["all", "matrices"] = "all"
-    clip: float | None = Field(None, gt=0, allow_inf_nan=False)
+#: The recipes that come with the package.
+RECIPES = Path(__file__).parent / "recipes"
 
 
-class ScheduleChoice(Section):
-    """The learning rate: from ``start`` to ``peak`` in ``warm_up`` steps, then a cosine down to ``least``, step by step."""
+class CacheChoice(Section):
+    """Where the shards of a remote store come to first."""
 
-    peak: float = Field(gt=0, allow_inf_nan=False)
-    least: _Rate = 0.0
-    warm_up: int = Field(0, ge=0)
-    start: _Rate = 0.0
-
-    @model_validator(mode="after")
-    def _is_in_order(self) -> Self:
-        if max(self.least, self.start) > self.peak:
-            raise ValueError(
-                f"start {self.start:g}, peak {self.peak:g}, least {self.least:g}; expected none above the peak"
-            )
-        return self
+    folder: str = Field(min_length=1)
+    gigabytes: float = Field(gt=0, allow_inf_nan=False)
 
 
-class BatchChoice(Section):
-    """``size``: samples per optimizer step, of all ranks and micro-batches together. ``most_per_rank``: as many as fit a device
-    at once; what is more is accumulated."""
+class DataChoice(Section):
+    """What is read.
 
-    size: int = Field(gt=0)
-    most_per_rank: int = Field(gt=0)
-
-
-class Best(Section):
-    """The metric of the evaluation whose best checkpoint is kept beside the latest ones."""
-
-    metric: str
-    higher: bool = True
-
-
-class CheckpointChoice(Section):
-    """every: steps. keep: of the latest. frozen: false leaves out what is not trained, where it comes from files of its own."""
-
-    every: int = Field(1000, gt=0)
-    keep: int = Field(2, gt=0)
-    best: Best | None = None
-    frozen: bool = True
-
-
-class LogChoice(Section):
-    """every: steps between two lines."""
-
-    every: int = Field(20, gt=0)
-    tensorboard: bool = True
-
-
-class Training(Section):
-    """The part of a recipe that the loop reads: the same for every method.
-
-    seed            of everything that is drawn
-    epochs, steps   how long: one of the two
-    skip_bad_steps  how many steps whose loss or gradients are not finite are left out before the run is given up
-    compute         device, sharding (see sharding.py), gradient_checkpointing, compile and deterministic: how, not what
-    start_from      a checkpoint or run whose weights to begin with
+    labels        modality -> column: an expert's name, or expert@version
+    captions      where captions come from: "record", and columns of kind text
+    splits        of the images to read; none: all
+    per           an example for each ``image``, with a text drawn by chance, or for each ``text``
+    shots         so many images of each class, which is the first caption; null: all
+    augmentation  null: photos are squashed, and nothing is drawn by chance
+    window        shards that are shuffled together
     """
 
-    seed: int = 42
-    epochs: int | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0)
-    batch: BatchChoice
-    schedule: ScheduleChoice
-    optimizer: OptimizerChoice = OptimizerChoice()
-    precision: Precision = "fp32"
-    skip_bad_steps: int = Field(0, ge=0)
-    start_from: str | None = Field(None, min_length=1)
-    evaluate_every: int | None = Field(None, gt=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    sharding: Sharding = "ddp"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    deterministic: bool = False
-    checkpoints: CheckpointChoice = CheckpointChoice()
-    log: LogChoice = LogChoice()
+    store: str = Field(min_length=1)
+    labels: dict[str, str] = Field(default_factory=dict)
+    photos: str = "image"
+    captions: tuple[str, ...] = ("record",)
+    splits: tuple[str, ...] = ()
+    per: Literal["image", "text"] = "image"
+    shots: int | None = Field(None, gt=0)
+    augmentation: Augmentation | None = Augmentation()
+    window: int = Field(WINDOW, gt=0)
+    workers: int = Field(2, ge=0)
+    cache: CacheChoice | None = None
+
+
+class Recipe(Training):
+    """What to train, on what, and how. P-Former's and eP-ALM's choices will stand beside Prismer's."""
+
+    method: PrismerChoice
+    data: DataChoice
 
     @model_validator(mode="after")
-    def _has_one_length(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either `epochs` or `steps`")
+    def _frozen_networks_come_from_somewhere(self) -> Self:
+        choice = self.method
+        needed = {"nothing": (), "vision": ("clip",), "backbones": ("clip", "roberta")}[choice.freeze]
+        missing = [name for name in needed if getattr(choice, name) is None]
+        if missing and choice.size != "tiny" and choice.weights is None and self.start_from is None:
+            raise ValueError(
+                f"method.freeze {choice.freeze}: nothing says where the frozen networks come from; expected method.{missing[0]}, "
+                "method.weights or start_from"
+            )
         return self
 
-    def total_steps(self, per_epoch: int) -> int:
-        """Optimizer steps of the whole run. Raises RecipeError for one without a step, or that ends while warming up."""
-        if per_epoch == 0:
-            raise RecipeError(
-                f"`batch.size`: there are fewer than {self.batch.size} images to train on; expected a batch of them at least"
-            )
-        steps = self.steps if self.steps is not None else (self.epochs or 0) * per_epoch
-        if steps <= self.schedule.warm_up:
-            raise RecipeError(
-                f"`schedule.warm_up`: {self.schedule.warm_up} steps, and the run has {steps}; expected fewer than that"
-            )
-        return steps
+
+def load_recipe(path: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe at ``path``, or of that name among those of the package. Raises RecipeError: one line, with file and place.
+
+    changes: values in place of the file's, by dotted keys such as ``optimizer.clip``.
+    """
+    found = _read_yaml(path)
+    for key, value in (changes or {}).items():
+        *sections, last = key.split(".")
+        place = found
+        for section in sections:
+            inner = place.get(section)
+            place[section] = dict(inner) if isinstance(inner, dict) else {}
+            place = place[section]
+        place[last] = value
+    try:
+        return Recipe.model_validate(found)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_first_problem(error)}") from error
 
 
-#: Sections that say how and not what: a run may go on with others.
-FREE = (
-    "device", "sharding", "gradient_checkpointing", "compile", "deterministic", "checkpoints", "log", "evaluate_every",
-    "batch.most_per_rank", "data.workers", "data.cache", "skip_bad_steps", "start_from",
-)  # fmt: skip
+def change_of(text: str) -> tuple[str, Any]:
+    """``optimizer.clip=1.0`` as key and value, the value read as YAML. Raises RecipeError."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise RecipeError(f"{text!r} changes nothing; expected KEY=VALUE, such as optimizer.clip=1.0")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{text!r}: {value!r} is no YAML value") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """How one global batch is done: ``size`` samples at once on each of ``ranks`` ranks, ``accumulated`` times."""
-
-    size: int
-    ranks: int
-    accumulated: int
-
-    @classmethod
-    def of(cls, batch: BatchChoice, *, ranks: int) -> Split:
-        """The fewest micro-batches that fit. Raises RecipeError where the ranks cannot share a batch equally."""
-        each, rest = divmod(batch.size, ranks)
-        if rest or not each:
-            raise RecipeError(
-                f"`batch.size`: {batch.size} samples for {ranks} ranks; expected a multiple of the number of ranks"
-            )
-        accumulated = next(n for n in range(1, each + 1) if each % n == 0 and each // n <= batch.most_per_rank)
-        return cls(size=each // accumulated, ranks=ranks, accumulated=accumulated)
-
-    def __str__(self) -> str:
-        return f"{self.size * self.ranks * self.accumulated} = {self.size} per rank x {self.ranks} rank(s) x {self.accumulated} accumulated"
-
-
-def check_same(recipe: dict[str, Any], begun: dict[str, Any], *, where: str) -> list[str]:
-    """Raises CheckpointError where ``recipe`` would not go on with what was ``begun``. Returns a line for each other change."""
-    notes = []
-    now, then = _flat(recipe), _flat(begun)
-    for key in sorted({*now, *then}):
-        if now.get(key) == then.get(key):
-            continue
-        change = f"`{key}` is {now.get(key)!r}; {where} was trained with {then.get(key)!r}"
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE):
-            raise CheckpointError(
-                f"{change}: expected the same recipe to go on; give the run another folder, with `start_from` for its weights"
-            )
-        notes.append(change)
-    return notes
-
-
-def _flat(section: dict[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in section.items():
-        found |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+def _read_yaml(path: str) -> dict[str, Any]:
+    file = Path(path)
+    if not file.exists() and (RECIPES / f"{path}.yaml").is_file():
+        file = RECIPES / f"{path}.yaml"
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise RecipeError(f"no recipe {path}; expected a file, or one of {known}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise RecipeError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
     return found
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One line for the first of pydantic's findings: where, what, and the name that was probably meant."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(), n=1)
+        return f"unknown key `{place}`" + (f"; did you mean `{close[0]}`?" if close else "")
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return (f"`{place}`: {message}" if place else message) + more
+
+
+def _known_keys() -> list[str]:
+    sections = (
+        Recipe, Training, DataChoice, PrismerChoice, BatchChoice, ScheduleChoice, OptimizerChoice, CheckpointChoice, LogChoice,
+        Best, CacheChoice, Augmentation,
+    )  # fmt: skip
+    return [key for section in sections for key in get_annotations(section)]

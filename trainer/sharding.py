@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainer.method import Method
 from trainer.ranks import Ranks
-from trainer.recipe import Sharding
+from trainer.training import Sharding
 
 
 def shared_out(method: Method, sharding: Sharding, ranks: Ranks) -> nn.Module:
@@ -30,6 +30,7 @@ def shared_out(method: Method, sharding: Sharding, ranks: Ranks) -> nn.Module:
             device_ids=None if ranks.device.type == "cpu" else [ranks.device],
             find_unused_parameters=method.skips_parameters,
             gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # `agree_on_statistics` does it when somebody looks
         )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -83,6 +84,14 @@ def named_tensors(module: nn.Module, *, frozen: bool) -> Iterator[tuple[str, Ten
             yield name, tensor
 
 
-def float_buffers(module: nn.Module) -> Sequence[Tensor]:
+def statistics_of(module: nn.Module) -> list[Tensor]:
     """What layers keep besides parameters and change by themselves: running means and deviations."""
-    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    kept = module.state_dict(keep_vars=True)
+    return [tensor for name, tensor in kept.items() if name not in parameters and tensor.is_floating_point()]
+
+
+def agree_on_statistics(statistics: Sequence[Tensor], ranks: Ranks) -> None:
+    """Every rank's become the mean of all: what one rank would have, had it seen all batches."""
+    for tensor in statistics:
+        ranks.add_up(tensor.div_(ranks.count))

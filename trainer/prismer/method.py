@@ -1,0 +1,218 @@
+"""Prismer as a method: from a recipe and a store to a model with a loss, and the data that it is trained on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from expert_zoo.networks.tokenizer_file import TOKENIZER
+from manifests.record import ImageRecord
+from pipeline.storage.cache import FileCache
+from pipeline.store import LabelStore
+from trainer.data.batch import Batch
+from trainer.data.dataset import LabelDataset
+from trainer.data.finish import AS_RELEASED, Scaling
+from trainer.data.selection import Selection
+from trainer.embeddings.folder import Embeddings
+from trainer.embeddings.table import EmbeddingTable
+from trainer.errors import RecipeError
+from trainer.method import Method, Stats
+from trainer.prismer.backbones import load_clip, load_roberta
+from trainer.prismer.checkpoint import POSITIONS, load_into
+from trainer.prismer.config import CHANNELS, EMBEDDING, PrismerConfig
+from trainer.prismer.inputs import Inputs
+from trainer.prismer.loss import Objective
+from trainer.prismer.model import Prismer, PrismerBatch
+from trainer.prismer.recipe import PrismerChoice
+from trainer.prismer.released import fill_released
+from trainer.prismer.stems import resized_positions
+from trainer.prismer.text import TextBatch, joined
+from trainer.prismer.texts import BOOKS, Captions, QuestionFile, Questions, Task, Tokens, write_words
+from trainer.prismer.weights import read_tensors
+from trainer.ranks import Ranks
+from trainer.recipe import DataChoice
+
+
+class PrismerMethod(Method):
+    """A Prismer that learns what the batch's texts say. The texts of a Batch are `texts.Said`."""
+
+    def __init__(self, *, model: Prismer, inputs: Inputs) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Stats]:
+        photo_B3HW, labels = self.inputs(batch)
+        prompts, answers, weights = zip(*batch.texts, strict=True)
+        text = joined(prompts, answers, self.model.config.text, weights=weights)
+        text = TextBatch(*(tensor.to(photo_B3HW.device, non_blocking=True) for tensor in text))
+        found = self.model(PrismerBatch(photo_B3HW, labels, text))
+        return found.loss, found.stats()
+
+    def weight(self, batch: Batch) -> float:
+        if self.model.objective.per == "text":
+            return float(len(batch))
+        return float(sum(len(said.answer) for said in batch.texts))
+
+    def blocks(self) -> list[nn.Module]:
+        return self.model.blocks()
+
+    def checkpoint_gradients(self, on: bool) -> None:
+        self.model.checkpoint_gradients(on)
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """As of any method, and at any resolution of the photos."""
+        name = f"model.{POSITIONS}"
+        if name in weights and weights[name].ndim == 2:
+            weights = {**weights, name: resized_positions(weights[name], self.model.config.grid)}
+        super().start_from(weights)
+
+
+class Prepared(NamedTuple):
+    """What a recipe comes to."""
+
+    method: PrismerMethod
+    dataset: LabelDataset
+    task: Task
+
+
+def prepared(choice: PrismerChoice, data: DataChoice, *, seed: int, folder: Path, ranks: Ranks) -> Prepared:
+    """Reads the store's manifest and builds the model, on the CPU, drawing from torch's global generator.
+
+    folder: of the run, where a tokenizer of the training texts is kept. Raises ExpertLabelsError, of which RecipeError is one.
+    """
+    store = LabelStore.open(data.store)
+    try:
+        task = _task(choice, data, store, folder, ranks)
+        config = _config(choice, task)
+        dataset = _dataset(choice, data, config, store, task, seed)
+        inputs = Inputs(
+            config,
+            cards=dataset.cards,
+            tables=_tables(choice, config, dataset),
+            scaling=AS_RELEASED if choice.as_released else Scaling(),
+        )
+        model = Prismer(config, objective=Objective(smoothing=choice.smoothing, per=choice.per))
+        _begin(model, choice)
+        model.freeze(choice.freeze)
+    except ValueError as error:
+        raise RecipeError(f"`method`: {error}") from error
+    return Prepared(PrismerMethod(model=model, inputs=inputs), dataset, task)
+
+
+def _task(choice: PrismerChoice, data: DataChoice, store: LabelStore, folder: Path, ranks: Ranks) -> Task:
+    def made(tokenizer: Tokens) -> Task:
+        if choice.task == "caption":
+            return Captions(tokenizer=tokenizer, prefix=choice.prefix, words=choice.words, tokens=choice.tokens)
+        assert choice.questions is not None
+        book = BOOKS[choice.questions]() if choice.questions in BOOKS else QuestionFile(Path(choice.questions))
+        return Questions(tokenizer=tokenizer, book=book, words=choice.words, tokens=choice.tokens)
+
+    if choice.tokenizer is not None:
+        return made(Tokens(Path(choice.tokenizer)))
+    if ranks.first and not (folder / TOKENIZER).exists():
+        write_words([""], folder)
+        task, wanted = made(Tokens(folder)), _Wanted(data)
+        records = (record for shard in store.plan.shards() for record in store.records(shard))
+        write_words((text for record in records if wanted(record) for text in task.texts(record)), folder)
+    ranks.wait()
+    return made(Tokens(folder))
+
+
+def _config(choice: PrismerChoice, task: Task) -> PrismerConfig:
+    tokenizer = task.tokenizer
+    config = PrismerConfig.of(
+        choice.size,
+        experts=choice.experts,
+        resolution=choice.resolution,
+        label_resolution=choice.label_resolution,
+        words=len(tokenizer),
+    )
+    text = {
+        "bos": tokenizer.bos,
+        "pad": tokenizer.pad,
+        "eos": tokenizer.eos,
+        "pad_before_answer": choice.pad_before_answer,
+    }
+    return PrismerConfig.model_validate({**config.model_dump(), "text": {**config.text.model_dump(), **text}})
+
+
+def _dataset(
+    choice: PrismerChoice, data: DataChoice, config: PrismerConfig, store: LabelStore, task: Task, seed: int
+) -> LabelDataset:
+    unknown = set(data.labels) - set(config.experts)
+    if unknown:
+        raise ValueError(
+            f"`data.labels` has {min(unknown)}; expected labels of {', '.join(config.experts) or 'no expert'}"
+        )
+    wanted = _Wanted(data)
+    if data.per == "text":
+        selection = Selection.items(store, lambda record: task.items(record) if wanted(record) else 0)
+    else:
+        from_record = tuple(data.captions) == ("record",)
+        selection = Selection.images(
+            store, lambda record: wanted(record) and (task.items(record) > 0 or not from_record)
+        )
+    return LabelDataset(
+        store,
+        labels=data.labels,
+        view=data.augmentation or "squash",
+        resolution=config.vision.resolution,
+        label_resolution=config.label_resolution,
+        seed=seed,
+        selection=selection,
+        window=data.window,
+        photos=data.photos,
+        captions=data.captions,
+        text_of=task,
+        cache=FileCache(data.cache.folder, limit_bytes=int(data.cache.gigabytes * 1e9)) if data.cache else None,
+    )
+
+
+class _Wanted:
+    """Whether an image is to be read; asked once of each, in the manifest's order."""
+
+    def __init__(self, data: DataChoice) -> None:
+        self._splits, self._shots = data.splits, data.shots
+        self._seen: Counter[str] = Counter()
+
+    def __call__(self, record: ImageRecord) -> bool:
+        if self._splits and record.split not in self._splits:
+            return False
+        if self._shots is None:
+            return True
+        if not record.captions:
+            return False
+        self._seen[record.captions[0]] += 1
+        return self._seen[record.captions[0]] <= self._shots
+
+
+def _tables(choice: PrismerChoice, config: PrismerConfig, dataset: LabelDataset) -> dict[str, EmbeddingTable]:
+    named = {name: card for name, card in dataset.cards.items() if CHANNELS[name] == EMBEDDING}  # type: ignore[index]
+    if not named:
+        return {}
+    if choice.embeddings is None:
+        raise ValueError(
+            f"{', '.join(named)} are names, which are shown to a model as vectors; expected `embeddings`, a folder that "
+            "`expert-labels embed` made for the store"
+        )
+    folder = Embeddings(choice.embeddings)
+    return {name: folder.words() if card.spec.kind == "words" else folder.classes(card) for name, card in named.items()}
+
+
+def _begin(model: Prismer, choice: PrismerChoice) -> None:
+    if choice.weights is not None:
+        path = Path(choice.weights)
+        if path.suffix == ".safetensors":
+            load_into(model, path)
+        else:
+            fill_released(model, read_tensors(path), path=path)
+        return
+    if choice.clip is not None:
+        load_clip(model.encoder, Path(choice.clip))
+    if choice.roberta is not None:
+        load_roberta(model.decoder, Path(choice.roberta))

@@ -1,0 +1,55 @@
+"""Which Prismer, and what it is to learn: the method's part of a recipe."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.prismer.config import SIX, Modality, SizeName
+from trainer.training import Section
+
+
+class PrismerChoice(Section):
+    """A Prismer, or without experts a PrismerZ.
+
+    resolution, label_resolution   pixels per side; null: the size's own
+    freeze          ``nothing``; ``vision``: CLIP's blocks; ``backbones``: CLIP's blocks and RoBERTa's layers
+    clip, roberta   folders of the networks to begin with, in transformers' form
+    weights         a Prismer to begin with instead: a released checkpoint, or a file of our own
+    tokenizer       a folder with RoBERTa's tokenizer.json; null: of the whole words in the training texts, kept with the run
+    embeddings      folder or URL of the vectors of class names and words (`expert-labels embed`)
+    task            ``caption``, or ``question``: then ``questions`` is "scenes", or a file of JSON lines
+    prefix          what every caption begins with, and is given
+    per             the loss is a mean per text, as Prismer's authors have it, or per token
+    as_released     labels are scaled as the released checkpoints know them
+    """
+
+    name: Literal["prismer"] = "prismer"
+    size: SizeName
+    experts: tuple[Modality, ...] = SIX
+    resolution: int | None = Field(None, gt=0)
+    label_resolution: int | None = Field(None, gt=0)
+    freeze: Literal["nothing", "vision", "backbones"] = "nothing"
+    clip: str | None = Field(None, min_length=1)
+    roberta: str | None = Field(None, min_length=1)
+    weights: str | None = Field(None, min_length=1)
+    tokenizer: str | None = Field(None, min_length=1)
+    embeddings: str | None = Field(None, min_length=1)
+    task: Literal["caption", "question"] = "caption"
+    prefix: str = ""
+    questions: str | None = Field(None, min_length=1)
+    words: int = Field(30, gt=0)
+    tokens: int = Field(30, gt=2)
+    smoothing: float = Field(0.1, ge=0, lt=1)
+    per: Literal["text", "token"] = "text"
+    pad_before_answer: bool = False
+    as_released: bool = False
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if (self.task == "question") != (self.questions is not None):
+            raise ValueError('`questions` is for `task: question`, which needs it: "scenes", or a file of JSON lines')
+        if self.weights is not None and (self.clip is not None or self.roberta is not None):
+            raise ValueError("`weights` is a whole Prismer; give it, or `clip` and `roberta`")
+        return self
