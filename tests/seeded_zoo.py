@@ -19,7 +19,7 @@ SIDE = 96
 OPTIONS: dict[str, dict[str, Any]] = {"detection_open": {"classes": ["ball", "box", "traffic light"]}}
 
 WITHOUT_DETECTRON2 = importlib.util.find_spec("detectron2") is None
-REASON = "detectron2 is in no package index: pip install expert-labels[detection] brings it from its repository"
+REASON = "detectron2 is in no package index; docs/experts.md has the command that brings it from its repository"
 
 
 def runs_here(name: str) -> bool:

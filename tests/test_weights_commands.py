@@ -25,7 +25,6 @@ from jobs.labelling import label
 from jobs.planning import packs_of
 from pipeline.errors import JobError
 from tests.jobs_at_work import ROOT, labels_of, make_photos, write_job
-from tests.seeded_zoo import OPTIONS
 from tests.weights_server import Server, serving, sha256
 
 runner = CliRunner()
@@ -118,7 +117,7 @@ def test_one_checkpoint_that_cannot_be_had_does_not_keep_the_others_back(server:
 
 def test_every_checkpoint_of_the_catalog_is_listed_once_with_its_licence(tmp_path: Path) -> None:
     found = rows("weights", "list", "--weights", str(tmp_path / "none"))
-    needing = {name for name in EXPERTS if name not in OPTIONS and isinstance(create(name), NeedsCheckpoint)}
+    needing = {name for name in EXPERTS if isinstance(create(name), NeedsCheckpoint)}
     assert needing and {name for row in found for name in row["experts"]} == needing
     assert len({row["checkpoint"] for row in found}) == len(found)
     assert all(row["licence"] and row["page"].startswith("https://") and row["state"] == "missing" for row in found)
