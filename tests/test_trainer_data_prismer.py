@@ -64,7 +64,7 @@ def test_names_are_painted_with_their_vectors(store: LabelStore) -> None:
         side = labels[name].map_BCHW.shape[-1]
         assert side == 4 * CONFIG.label_grid
         expected = interpolate(every, size=(side, side), mode="bilinear", align_corners=True)
-        assert torch.allclose(labels[name].map_BCHW, expected, atol=1e-5), name
+        assert (labels[name].map_BCHW - expected).abs().max() < 1e-4, name
         assert labels[name].map_BCHW.std(dim=(0, 2, 3)).max() > 0.01, "not one vector everywhere"
     assert labels["detection"].instances_BHW is not None and labels["ocr"].instances_BHW is None
 
