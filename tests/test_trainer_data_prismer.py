@@ -12,7 +12,6 @@ from expert_zoo.image import Image
 from pipeline.store import LabelStore
 from tests.small_store import Signs, Slopes, small_store
 from tests.stand_ins import Darkness, Grey, Squares
-from trainer.data.augmentation import Augmentation
 from trainer.data.batch import Batch, collated
 from trainer.data.dataset import LabelDataset
 from trainer.data.finish import rows
@@ -33,7 +32,7 @@ def store(tmp_path: Path) -> LabelStore:
 
 
 def make(store: LabelStore) -> tuple[Batch, Inputs]:
-    dataset = LabelDataset(store, labels=LABELS, view=Augmentation(), resolution=SIZE, label_resolution=SIZE, seed=0)
+    dataset = LabelDataset(store, labels=LABELS, view="squash", resolution=SIZE, label_resolution=SIZE, seed=None)
     batch = collated([dataset[0, position] for position in range(4)], dataset.specs, SIZE)
     assert isinstance(batch, Batch)
     encoder = RandomEncoder()
@@ -65,7 +64,7 @@ def test_names_are_painted_with_their_vectors(store: LabelStore) -> None:
         assert side == 4 * CONFIG.label_grid
         expected = interpolate(every, size=(side, side), mode="bilinear", align_corners=True)
         assert (labels[name].map_BCHW - expected).abs().max() < 1e-4, name
-        assert labels[name].map_BCHW.std(dim=(0, 2, 3)).max() > 0.01, "not one vector everywhere"
+        assert labels[name].map_BCHW.std(dim=(0, 2, 3)).max() > 0.01, f"{name}: one vector everywhere"
     assert labels["detection"].instances_BHW is not None and labels["ocr"].instances_BHW is None
 
 
