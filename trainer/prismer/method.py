@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from expert_zoo.card import ExpertCard
 from expert_zoo.networks.tokenizer_file import TOKENIZER
 from manifests.record import ImageRecord
 from pipeline.storage.cache import FileCache
@@ -88,16 +89,16 @@ def prepared(choice: PrismerChoice, data: DataChoice, *, seed: int, folder: Path
     store = LabelStore.open(data.store)
     try:
         task = _task(choice, data, store, folder, ranks)
-        config = _config(choice, task)
+        config = config_of(choice, task.tokenizer)
         dataset = _dataset(choice, data, config, store, task, seed)
         inputs = Inputs(
             config,
             cards=dataset.cards,
-            tables=_tables(choice, config, dataset),
+            tables=tables_of(choice, dataset.cards),
             scaling=AS_RELEASED if choice.as_released else Scaling(),
         )
         model = Prismer(config, objective=Objective(smoothing=choice.smoothing, per=choice.per))
-        _begin(model, choice)
+        begin(model, choice)
         model.freeze(choice.freeze)
     except ValueError as error:
         raise RecipeError(f"`method`: {error}") from error
@@ -123,8 +124,8 @@ def _task(choice: PrismerChoice, data: DataChoice, store: LabelStore, folder: Pa
     return made(Tokens(folder))
 
 
-def _config(choice: PrismerChoice, task: Task) -> PrismerConfig:
-    tokenizer = task.tokenizer
+def config_of(choice: PrismerChoice, tokenizer: Tokens) -> PrismerConfig:
+    """Shape of the model, whose words are the tokenizer's. Raises ValueError."""
     config = PrismerConfig.of(
         choice.size,
         experts=choice.experts,
@@ -191,8 +192,9 @@ class _Wanted:
         return self._seen[record.captions[0]] <= self._shots
 
 
-def _tables(choice: PrismerChoice, config: PrismerConfig, dataset: LabelDataset) -> dict[str, EmbeddingTable]:
-    named = {name: card for name, card in dataset.cards.items() if CHANNELS[name] == EMBEDDING}  # type: ignore[index]
+def tables_of(choice: PrismerChoice, cards: Mapping[str, ExpertCard]) -> dict[str, EmbeddingTable]:
+    """Vectors of what the experts' labels name, by modality. Raises ValueError where the folder lacks them."""
+    named = {name: card for name, card in cards.items() if CHANNELS[name] == EMBEDDING}  # type: ignore[index]
     if not named:
         return {}
     if choice.embeddings is None:
@@ -204,7 +206,8 @@ def _tables(choice: PrismerChoice, config: PrismerConfig, dataset: LabelDataset)
     return {name: folder.words() if card.spec.kind == "words" else folder.classes(card) for name, card in named.items()}
 
 
-def _begin(model: Prismer, choice: PrismerChoice) -> None:
+def begin(model: Prismer, choice: PrismerChoice) -> None:
+    """The weights that training begins with, where the recipe names any. Raises ValueError."""
     if choice.weights is not None:
         path = Path(choice.weights)
         if path.suffix == ".safetensors":
