@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FIND_PYTHON := $$(command -v $(PYTHON) || command -v python3)
-CODE := manifests expert_zoo pipeline jobs tests bench
+CODE := manifests expert_zoo pipeline trainer jobs tests bench
 
 .PHONY: demo test test-long check format lint types bench accuracy lock clean help
 
