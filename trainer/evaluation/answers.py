@@ -55,11 +55,14 @@ def accuracy(answer: str, given: Sequence[str]) -> float:
 
 
 def agreed(given: Sequence[str]) -> str:
-    """What most people answered, in its simple form; of equals the first in the alphabet. Raises ValueError where nobody did."""
+    """What most people answered, as most of them wrote it, in lower case. Raises ValueError where nobody did.
+
+    Of equals the shorter, then the first in the alphabet.
+    """
     if not given:
         raise ValueError("a question without answers; expected those of the people who were asked, ten in VQA")
-    counts = Counter(simple(one) for one in given)
-    return min(counts, key=lambda one: (-counts[one], one))
+    form = _foremost(Counter(simple(one) for one in given))
+    return _foremost(Counter(_on_one_line(one).lower() for one in given if simple(one) == form))
 
 
 def shares(given: Sequence[str]) -> dict[str, float]:
@@ -70,16 +73,25 @@ def shares(given: Sequence[str]) -> dict[str, float]:
 def answer_list(given: Iterable[Sequence[str]], *, most: int | None = None, at_least: int = 1) -> list[str]:
     """Answers to choose from: those agreed on for ``at_least`` questions, the ``most`` frequent of them, frequent ones first.
 
-    given: for each question what people answered. For VQAv2, at_least=9 gives the usual list of some 3,129. Of equals the first in
-    the alphabet. Raises ValueError where none is left.
+    given: for each question what people answered. For VQAv2, at_least=9 gives the usual list of some 3,129. Answers that are
+    compared as one stand there once, as they are written most often. Raises ValueError where none is left.
     """
-    counts = Counter(answer for each in given if (answer := agreed(each)))
-    frequent = sorted((answer for answer in counts if counts[answer] >= at_least), key=lambda one: (-counts[one], one))
+    spellings: dict[str, Counter[str]] = {}
+    for each in given:
+        answer = agreed(each)
+        spellings.setdefault(simple(answer), Counter())[answer] += 1
+    asked = sum(counts.total() for counts in spellings.values())
+    often = {_foremost(counts): counts.total() for form, counts in spellings.items() if form}
+    frequent = sorted((one for one in often if often[one] >= at_least), key=lambda one: (-often[one], len(one), one))
     if not frequent[:most]:
         raise ValueError(
-            f"no answer stands for {at_least} of {counts.total()} questions; expected questions with answers, or a smaller number"
+            f"no answer stands for {at_least} of {asked} questions; expected questions with answers, or a smaller number"
         )
     return frequent[:most]
+
+
+def _foremost(counts: Counter[str]) -> str:
+    return min(counts, key=lambda one: (-counts[one], len(one), one))
 
 
 def _on_one_line(text: str) -> str:

@@ -72,6 +72,10 @@ class PrismerSpeaker:
         self._precision = precision
         self._lists: dict[tuple[str, ...], list[Ids]] = {}
 
+    def in_manner(self, manner: Manner) -> PrismerSpeaker:
+        """The same model, replying otherwise."""
+        return PrismerSpeaker(self._method, self._tokens, manner=manner, precision=self._precision)
+
     @property
     def device(self) -> torch.device:
         return next(self._model.parameters()).device

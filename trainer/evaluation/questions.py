@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from manifests.location import open_binary
+from manifests.location import open_binary, replacing
 from manifests.record import ImageRecord
 from trainer.data.chance import Chance
+from trainer.evaluation.answers import shares
 
 #: The questions about an image, in a fixed order; none where there are none.
 QuestionsOf = Callable[[ImageRecord], tuple["Question", ...]]
@@ -54,10 +55,10 @@ def scene_questions(record: ImageRecord) -> tuple[Question, ...]:
 
 
 class VqaQuestions:
-    """Questions by COCO image: call it with a record. ``count``: of all."""
+    """Questions by COCO's number of an image: call it with a record. ``count``: of all."""
 
     def __init__(self, by_image: Mapping[int, tuple[Question, ...]]) -> None:
-        self._by_image = by_image
+        self.by_image = by_image
         self.count = sum(map(len, by_image.values()))
 
     @classmethod
@@ -88,7 +89,37 @@ class VqaQuestions:
         return cls(found)
 
     def __call__(self, record: ImageRecord) -> tuple[Question, ...]:
-        return self._by_image.get(coco_number(record.image_id), ())
+        return self.by_image.get(coco_number(record.image_id), ())
+
+
+def write_for_training(found: VqaQuestions, where: str) -> int:
+    """JSON lines as recipes take them: every different answer to a question, weighing the share of people who gave it.
+
+    Returns how many. Raises ValueError for questions whose answers are secret.
+    """
+    count = 0
+    with replacing(where) as stream:
+        for image, questions in sorted(found.by_image.items()):
+            for question in questions:
+                if not question.answers:
+                    raise ValueError(
+                        f"question {question.key} has no answers to learn; expected a split with annotations"
+                    )
+                for answer, weight in shares(question.answers).items():
+                    line = {
+                        "image_id": coco_id(image),
+                        "question": question.question,
+                        "answer": answer,
+                        "weight": weight,
+                    }
+                    stream.write(json.dumps(line).encode() + b"\n")
+                    count += 1
+    return count
+
+
+def coco_id(number: int) -> str:
+    """The image id of a photo of COCO, as manifests.sources.coco makes it."""
+    return f"coco_{number:012d}"
 
 
 def coco_number(image_id: str) -> int:

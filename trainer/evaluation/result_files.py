@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from manifests.location import open_binary, replacing
-from trainer.evaluation.questions import coco_number
+from trainer.evaluation.questions import coco_id, coco_number
 
 
 def write_captions(said: Mapping[str, str], where: str) -> None:
@@ -42,7 +42,7 @@ def read_captions(where: str) -> dict[str, str]:
             raise ValueError(f"{where} is no JSON: {error}; expected results for COCO's caption server") from error
     if not isinstance(entries, list) or not all(map(_is_caption, entries)):
         raise ValueError(f"{where} is no list of image_id and caption; expected results for COCO's caption server")
-    found = {f"coco_{entry['image_id']:012d}": str(entry["caption"]) for entry in entries}
+    found = {coco_id(entry["image_id"]): str(entry["caption"]) for entry in entries}
     if len(found) < len(entries):
         raise ValueError(f"{where} has {len(entries) - len(found)} images twice; expected one caption of each")
     return found

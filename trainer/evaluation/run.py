@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -42,6 +42,28 @@ def evaluate(
         if one.key == other.key:
             raise ValueError(f"{one.key} was answered twice; expected every photo in one rank's share")
     return task.score(everything), everything
+
+
+def as_metrics(
+    speaker: Speaker,
+    batches: Callable[[], Iterable[Any]],
+    tasks: Sequence[Task],
+    *,
+    gathered: Callable[[list[Reply]], list[list[Reply]]] | None = None,
+) -> Callable[[], dict[str, float]]:
+    """What the training loop calls now and then: the numbers of all ``tasks``, by name ("captions/CIDEr").
+
+    batches: gives this rank's share anew at every call.
+    """
+
+    def numbers() -> dict[str, float]:
+        found: dict[str, float] = {}
+        for task in tasks:
+            scores, _ = evaluate(speaker, batches(), task, gathered=gathered)
+            found |= {f"{task.name}/{name}": number for name, number in scores.numbers.items()}
+        return found
+
+    return numbers
 
 
 def replies_of(

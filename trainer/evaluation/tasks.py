@@ -184,8 +184,8 @@ def class_names(records: Iterable[ImageRecord]) -> list[str]:
 
 def sentence(text: str) -> str:
     """With a capital letter and a full stop; an empty one stays empty."""
-    text = text.strip()
-    return text and f"{text[0].upper()}{text[1:].rstrip('. ')}."
+    text = text.strip().rstrip(". ")
+    return text and f"{text[0].upper()}{text[1:]}."
 
 
 def by_key(said: Sequence[Reply]) -> Mapping[str, str]:
