@@ -297,6 +297,23 @@ def test_weights_named_otherwise_are_matched_by_likeness(tmp_path: Path) -> None
     assert_alike(again.label([one])[0].value, before.value)
 
 
+@pytest.mark.parametrize("ending", ["pkl", "pth"])
+def test_a_file_of_weights_has_no_say_in_what_is_run(tmp_path: Path, ending: str) -> None:
+    """A LazyConfig names functions to call. A file that brings names of its own along must not add to them."""
+    mark = tmp_path / "was_run"
+    options = {"side": SIDE, "checkpoint": f"https://example.org/run/model_final.{ending}"}
+    made = seeded(tmp_path, **options)
+    path = made.folder.path(made.checkpoint) / made.checkpoint.files[0].path
+    call = {"model.backbone.was_run": {"_target_": "os.system", "command": f"touch {mark}"}}
+    found = pickle.loads(path.read_bytes()) if ending == "pkl" else torch.load(path)
+    found |= {"overrides": call, "narrow": call}
+    path.write_bytes(pickle.dumps(found)) if ending == "pkl" else torch.save(found, path)
+    made.folder.record(made.checkpoint, source="seeded random weights")
+    with pytest.raises(ValueError, match="holds another network's weights"):  # narrow ones, for the network as it is
+        Detection(weights_folder=str(tmp_path), **options).load("cpu")
+    assert not mark.exists()
+
+
 def test_a_zoo_that_was_changed_is_noticed(tmp_path: Path) -> None:
     changed = tmp_path / "faster.yaml"
     changed.write_text((CONFIGS / FASTER).read_text().replace("../Base", f"{CONFIGS}/Base") + "\nSEED: 3\n")

@@ -261,7 +261,7 @@ def test_weights_are_put_in_strictly() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     values = {name: value + 1 for name, value in network.state_dict().items() if "num_batches" not in name}
     old = {"anchor_generator.cell_anchors.0": torch.zeros(3, 4), "pixel_mean": torch.zeros(3)}
-    put_weights(network, WeightFile(values={**values, **old}, overrides={}), Path("m.pkl"))
+    put_weights(network, WeightFile(values={**values, **old}), Path("m.pkl"))
     assert all(torch.equal(network.state_dict()[name], value) for name, value in values.items())
     for wrong in (
         {**values, "head.weight": torch.zeros(1)},
@@ -269,7 +269,7 @@ def test_weights_are_put_in_strictly() -> None:
         {**values, "0.bias": torch.zeros(4)},
     ):
         with pytest.raises(ValueError, match=r"m.pkl holds another network's weights: 1 .*(head.weight|0.bias)"):
-            put_weights(network, WeightFile(values=wrong, overrides={}), Path("m.pkl"))
+            put_weights(network, WeightFile(values=wrong), Path("m.pkl"))
 
 
 def test_where_weights_lie_is_no_part_of_a_digest() -> None:

@@ -150,10 +150,13 @@ class Detection(NetworkExpert):
             number_of_classes,
             put_weights,
         )
+        from expert_zoo.detection.detectron.seeds import narrowing
 
         path = folder / self.checkpoint.files[0].path
         weights = read_weight_file(path)
-        network = build_network(self.configuration, self.imports, narrowed=weights.overrides)
+        network = build_network(
+            self.configuration, self.imports, narrowed=narrowing(self.configuration) if weights.narrow else None
+        )
         put_weights(network, weights, path)
         leave_out(network, masks=self.masks)
         keep_float32(network)

@@ -51,21 +51,25 @@ NARROW_REGNET: Overrides = {
 SPREADS = {"cls_score": 4.0, "mask_head.predictor": 4.0, "bbox_pred": 0.3, "anchor_deltas": 0.3}
 
 
+def narrowing(configuration: Configuration) -> Overrides:
+    """What makes the network of ``configuration`` narrow."""
+    return NARROW_REGNET if configuration.is_lazy else NARROW_YAML
+
+
 def write_seeded(configuration: Configuration, imports: Sequence[str], path: Path, *, small: bool) -> None:
     """Writes weights for the network of ``configuration`` to ``path``: a pickle or a torch file, as its ending says.
 
-    small: narrow, with the overrides that make the network so in the file; a configuration of another family than those of
-    detectron2's model zoo stays as large as it is where it has other keys. Raises ValueError as `build_network` does.
+    small: narrow, as `narrowing` says, and the file says so too; a configuration of another family than those of detectron2's
+    model zoo stays as large as it is where it has other keys. Raises ValueError as `build_network` does.
     """
     import torch
 
-    narrowed = (NARROW_REGNET if configuration.is_lazy else NARROW_YAML) if small else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build_network(configuration, imports, narrowed=narrowed).eval()
+        network = build_network(configuration, imports, narrowed=narrowing(configuration) if small else None).eval()
         _spread(network)
     values = {name: value.clone() for name, value in network.state_dict().items()}
-    said: dict[str, Any] = {"__author__": "seeded random weights", "overrides": dict(narrowed)}
+    said: dict[str, Any] = {"__author__": "seeded random weights", "narrow": small}
     if path.suffix != ".pkl":
         torch.save({"model": values, **said}, path)
         return

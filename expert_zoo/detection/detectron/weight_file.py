@@ -33,13 +33,14 @@ class WeightFile:
 
     values     parameters and buffers by name, on the CPU
     by_likeness  their names are another code's, to be matched by likeness; ``caffe2``: and are those of Detectron
-    overrides  what makes the configuration's network as narrow as the weights are: seeded ones for tests (seeds.py)
+    narrow     they are seeded ones for tests, of a network made narrow (seeds.py). No more than that: what a configuration is
+               given decides which code is run, and a file of weights has no say in it
     """
 
     values: dict[str, Tensor]
     by_likeness: bool = False
     caffe2: bool = False
-    overrides: Mapping[str, Any]
+    narrow: bool = False
 
 
 def read_weight_file(path: Path) -> WeightFile:
@@ -62,7 +63,7 @@ def read_weight_file(path: Path) -> WeightFile:
         values={name: torch.from_numpy(np.array(value)) for name, value in arrays.items()},
         by_likeness=caffe2 or bool(found.get("matching_heuristics")),
         caffe2=caffe2,
-        overrides=dict(found.get("overrides", {})),
+        narrow=found.get("narrow") is True,
     )
 
 
@@ -126,4 +127,4 @@ def _of_torch(path: Path) -> WeightFile:
         outer = {}
     said = outer if isinstance(outer, Mapping) else {}
     inside = "model" if isinstance(said.get("model"), Mapping) else ""
-    return WeightFile(values=read_state_dict(path, inside=inside), overrides=dict(said.get("overrides", {})))
+    return WeightFile(values=read_state_dict(path, inside=inside), narrow=said.get("narrow") is True)
