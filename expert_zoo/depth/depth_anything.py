@@ -19,7 +19,7 @@ from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label
 from expert_zoo.networks.network_expert import NetworkExpert
 from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, check_size, load_pretrained, randomise, save_pretrained
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class DepthAnything(NetworkExpert):
     ) -> None:
         if size not in SIZES:
             raise ValueError(f"depth_anything: size is {size!r}; expected {', '.join(SIZES)}")
+        self.size_name = size
         self.size = SIZES[size]
         super().__init__(
             checkpoint=self.size.checkpoint,
@@ -154,6 +155,7 @@ class DepthAnything(NetworkExpert):
         from expert_zoo.depth.networks import InFloat32
 
         network: Any = load_pretrained(DepthAnythingForDepthEstimation, folder)
+        check_size(network, {name: size.parameters for name, size in SIZES.items()}, self.size_name, where=folder)
         network.head = InFloat32(network.head)
         return network
 

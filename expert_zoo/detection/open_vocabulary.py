@@ -31,7 +31,7 @@ from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label
 from expert_zoo.networks.network_expert import NetworkExpert, to_host
 from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, check_size, load_pretrained, randomise, save_pretrained
 from expert_zoo.networks.tokenizer_file import TOKENIZER, load_tokenizer, write_wordpiece
 from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
@@ -132,6 +132,7 @@ class DetectionOpen(NetworkExpert):
         from expert_zoo.detection.prompted import PromptedDetector
 
         network = load_pretrained(GroundingDinoForObjectDetection, folder)
+        check_size(network, PARAMETERS, self.size, where=folder)
         sizes = [self.preprocess.size(*shape) for shape in ((1, 1), (1, 9), (9, 1))]
         cells = min(sum(-(-h // stride) * -(-w // stride) for stride in STRIDES) for h, w in sizes)
         if cells < network.config.num_queries:

@@ -25,7 +25,7 @@ from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label
 from expert_zoo.networks.network_expert import NetworkExpert, to_host
 from expert_zoo.networks.preprocess import Preprocess
-from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, load_pretrained, randomise, save_pretrained
+from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, check_size, load_pretrained, randomise, save_pretrained
 from expert_zoo.spec import LabelSpec
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 
@@ -117,6 +117,7 @@ class DetectionRtDetr(NetworkExpert):
         from transformers import RTDetrV2ForObjectDetection
 
         network: Any = load_pretrained(RTDetrV2ForObjectDetection, folder)
+        check_size(network, PARAMETERS, self.size, where=folder)
         names = {index: OLD_NAMES.get(name, name) for index, name in network.config.id2label.items()}
         check_class_names("coco", names, where=f"{folder / CONFIG}")
         side, _ = self.preprocess.size(1, 1)

@@ -6,7 +6,7 @@ No file outside the folder is looked at and nothing is downloaded. Every error i
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,20 @@ def load_pretrained(network_class: Any, folder: Path, *, unread: Collection[str]
     if faults:
         raise ValueError(f"{folder} holds another network's weights than {network_class.__name__}: {'; '.join(faults)}")
     return network
+
+
+def check_size(network: nn.Module, parameters: Mapping[str, int], size: str, *, where: Path) -> None:
+    """Raises ValueError where ``network``, loaded from ``where``, is another of the published sizes than ``size``.
+
+    ``parameters``: of each size. config.json says how large a network is, so a folder with another size's files loads without
+    a fault, and its labels would stand under the card and the licence of this one.
+    """
+    found = sum(parameter.numel() for parameter in network.parameters())
+    other = next((name for name, count in parameters.items() if count == found and name != size), None)
+    if other is not None:
+        raise ValueError(
+            f"{where} holds the network of size {other}, expected {size}; put its own files there, or ask for `size: {other}`"
+        )
 
 
 def save_seeded(network: Any, folder: Path) -> None:
