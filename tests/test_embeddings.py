@@ -438,16 +438,15 @@ def test_what_are_no_features_is_told_in_one_line(content: Any, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int64])
-def test_a_painted_map_has_every_pixels_own_vector(dtype: torch.dtype) -> None:
+def test_every_id_has_its_own_vector_and_what_is_none_that_of_the_background(dtype: torch.dtype) -> None:
     table = table_of("ball", "cone", "box")
     nothing = {torch.uint8: 255, torch.uint16: 65535}.get(dtype, -1)
     ids = torch.tensor([[[0, 1], [2, nothing]], [[nothing, 0], [3, 1]]]).to(dtype)
-    painted = Lookup(table).paint(ids)
-    rows = {0: 0, 1: 1, 2: 2}
-    for (b, y, x), value in np.ndenumerate(ids.to(torch.int64).numpy()):
-        expected = table.vectors_NC[rows[int(value)]] if int(value) in rows else table.background_C
-        assert np.array_equal(painted[b, :, y, x].numpy(), expected)
-    assert painted.shape == (2, WIDTH, 2, 2) and painted.is_contiguous(memory_format=torch.channels_last)
+    found = Lookup(table)(ids)
+    assert found.shape == (2, 2, 2, WIDTH)
+    for place, value in np.ndenumerate(ids.to(torch.int64).numpy()):
+        expected = table.vectors_NC[value] if value in (0, 1, 2) else table.background_C
+        assert np.array_equal(found[place].numpy(), expected)
 
 
 def test_a_lookup_is_in_no_checkpoint_and_counts_no_parameter() -> None:

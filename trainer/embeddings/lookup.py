@@ -1,6 +1,6 @@
-"""From ids to vectors on the device: what a model is given is made here, and what was carried there is one byte a pixel.
+"""From ids to vectors on the device: what was carried there is one byte a pixel.
 
-Shapes: B photos, H x W pixels, R rows, C = 64 channels.
+Shapes: R rows, the last of them the background's, C = 64 channels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,3 @@ class Lookup(nn.Module):
         # Not every operation knows uint16, and int32 holds any id.
         ids = ids.int()
         return functional.embedding(torch.where((ids >= 0) & (ids < background), ids, background), self.vectors_RC)
-
-    def paint(self, ids_BHW: Tensor) -> Tensor:
-        """B x C x H x W of a map of rows (`trainer.data.finish.rows` makes them), channels last in memory."""
-        return self(ids_BHW).permute(0, 3, 1, 2)

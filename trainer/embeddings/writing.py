@@ -24,7 +24,7 @@ from trainer.embeddings.words import words_of
 
 Say = Callable[[str], None]
 
-#: Words that a basis is fitted on, at most: 25 for each of CLIP's channels.
+#: Words that a basis is fitted on, at most: 26 for each of CLIP's channels.
 SAMPLE = 20_000
 
 
