@@ -137,6 +137,8 @@ BAD: list[tuple[LabelSpec, Value, str]] = [
     (GREY, DenseMap(f(1, np.nan, np.inf, 2).reshape(2, 2)), "2 of 4 values are NaN or infinite"),
     (NORMAL, DenseMap(UP[..., 0]), "wrong shape"),
     (NORMAL, DenseMap(UP * 0.9), "length is off by 0.100"),
+    (NORMAL, DenseMap(np.concatenate([UP, UP * 0.5])), "length is off by 0.500"),
+    (NORMAL, DenseMap(np.concatenate([UP, 0 * UP + f(0.8, 0, -0.8)])), "length is off by 0.131"),
     (NORMAL, DenseMap(UP * 1.2), "leave the range -1..1"),
     (changed(GREY, value_range=(0, 1)), DenseMap(f(0, 1.01).reshape(1, 2)), "from 0 to 1.01 leave the range 0..1"),
     (changed(GREY, value_range=(0, 1)), DenseMap(f(-0.01, 1).reshape(1, 2)), "leave the range"),
