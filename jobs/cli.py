@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import bench_command, expert_commands, manifest_commands, store_commands, weights_commands
+from jobs import bench_command, expert_commands, manifest_commands, store_commands, train_commands, weights_commands
 from jobs.summary import Summary
 from jobs.terminal import AsJson, JobPath, say, show
 from pipeline.errors import ExpertLabelsError
@@ -68,6 +68,10 @@ app.command()(store_commands.preview)
 app.command()(store_commands.export)
 app.command()(expert_commands.experts)
 app.command()(bench_command.bench_expert)
+app.command()(train_commands.embed)
+app.command()(train_commands.train)
+app.command()(train_commands.evaluate)
+app.command()(train_commands.caption)
 app.command()(manifest_commands.version)
 
 

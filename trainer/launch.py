@@ -42,8 +42,10 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
     from trainer.data.loader import Loader
     from trainer.fingerprint import StoreFingerprint
     from trainer.loop import Loop
+    from trainer.outline import outline
     from trainer.prismer.method import prepared
     from trainer.ranks import joined
+    from trainer.trained import write_experts
     from trainer.training import Split
 
     torch.use_deterministic_algorithms(recipe.deterministic)
@@ -60,9 +62,6 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
                 ) from None
         ranks.wait()
         try:
-            if ranks.first:
-                told = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-                (folder / "recipe.yaml").write_text(told, encoding="utf-8")
             # All ranks build the same model; the loop then gives each random numbers of its own.
             generators.seed_all(recipe.seed)
             method, dataset, _ = prepared(recipe.method, recipe.data, seed=recipe.seed, folder=folder, ranks=ranks)
@@ -83,7 +82,15 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
             store = StoreFingerprint.of(
                 dataset.cards, examples=dataset.selection.fingerprint, images=dataset.reader.plan.images
             )
+            if ranks.first:
+                for line in outline(method, dataset):
+                    print(line, file=sys.stderr, flush=True)
             loop = Loop(method=method, feed=loader, recipe=recipe, ranks=ranks, folder=folder, store=store)
+            if ranks.first and not loop.checkpoints.steps():
+                # Of a run that goes on, they stay what it was begun with.
+                told = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+                (folder / "recipe.yaml").write_text(told, encoding="utf-8")
+                write_experts(dataset.cards, folder)
             try:
                 return loop.run()
             finally:

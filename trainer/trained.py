@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +65,13 @@ def cards_of(url: str) -> dict[str, ExpertCard]:
         raise CheckpointError(f"{path} does not tell the experts: {in_one_line(error)}") from error
 
 
-def open_trained(url: str, *, words: Sequence[str] = (), weights: str | None = None) -> Trained:
+def open_trained(
+    url: str, *, words: Sequence[str] = (), silent: Collection[str] = (), weights: str | None = None
+) -> Trained:
     """The model of the run or checkpoint at ``url``, a local folder. Raises CheckpointError.
 
-    words: that were read on the photos to come; those without a vector get one. weights: folder of weights, for vectors by CLIP.
+    words: that were read on the photos to come; those without a vector get one. silent: modalities without a label on any of
+    them. weights: folder of weights, for vectors by CLIP.
     """
     checkpoint = Checkpoint.open(url)
     where = checkpoint.url
@@ -90,7 +93,8 @@ def open_trained(url: str, *, words: Sequence[str] = (), weights: str | None = N
         if checkpoint.about.frozen is not None:
             begin(model, choice)
         model.freeze(choice.freeze)
-        method = PrismerMethod(model=model, inputs=Inputs(config, cards=cards, tables=tables, scaling=scaling))
+        heard = {name: card for name, card in cards.items() if name not in silent}
+        method = PrismerMethod(model=model, inputs=Inputs(config, cards=heard, tables=tables, scaling=scaling))
         method.start_from(weights_of(checkpoint))
     except ValueError as error:
         raise CheckpointError(f"{where} cannot be opened: {error}") from error

@@ -1,0 +1,185 @@
+"""embed, train, evaluate and caption as a shell sees them: a tiny Prismer on a few rendered scenes, from labels to captions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image as PilImage
+from typer.testing import CliRunner
+
+from expert_zoo.catalog import create
+from jobs.cli import app
+from manifests.build import build
+from manifests.sources import Scenes
+from pipeline.errors import ExpertLabelsError
+from pipeline.store import LabelStore
+from tests.small_store import label
+from trainer.trained import EXPERTS
+
+runner = CliRunner()
+SIZE = 48
+EXPERTS_OF = {"depth": "truth_depth", "detection": "truth_detection", "ocr": "truth_ocr"}
+
+
+def labelled_scenes(folder: Path, *, seed: int, experts: tuple[str, ...]) -> str:
+    manifest = build([Scenes(count=6, seed=seed, size=SIZE)], str(folder / "manifest.parquet")).manifest
+    store = LabelStore.create(str(folder / "store"), manifest, shard_size=3)
+    label(store, [create(name) for name in experts])
+    return store.storage.url
+
+
+def write_recipe(path: Path, store: str, embeddings: Path, **changes: Any) -> Path:
+    recipe: dict[str, Any] = {
+        "method": {
+            "name": "prismer", "size": "tiny", "experts": list(EXPERTS_OF), "resolution": 32, "label_resolution": 32,
+            "embeddings": str(embeddings), "task": "question", "questions": "scenes",
+        },
+        "data": {"store": store, "labels": EXPERTS_OF, "augmentation": None, "workers": 0},
+        "batch": {"size": 4, "most_per_rank": 4},
+        "steps": 3,
+        "schedule": {"peak": 0.001},
+        "log": {"every": 1, "tensorboard": False},
+        "device": "cpu",
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(recipe | changes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return labelled_scenes(tmp_path_factory.mktemp("scenes"), seed=31, experts=("image", *EXPERTS_OF.values()))
+
+
+@pytest.fixture(scope="module")
+def run(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of three steps, with its embeddings beside it."""
+    folder = tmp_path_factory.mktemp("trained")
+    embedded = runner.invoke(app, ["embed", store, "--out", str(folder / "embeddings"), "--method", "random"])
+    assert embedded.exit_code == 0 and "1 list(s) of classes" in embedded.stderr
+    recipe = write_recipe(folder / "recipe.yaml", store, folder / "embeddings")
+    trained = runner.invoke(app, ["train", str(recipe), "--out", str(folder / "run")])
+    assert trained.exit_code == 0, trained.stderr
+    assert "6 examples an epoch, of 6 images" in trained.stderr and "(100.0%)" in trained.stderr
+    assert trained.stderr.count("no label masked") == 3
+    return folder / "run"
+
+
+def problem(*words: str) -> str:
+    """What `main` would print after "error: " for this command."""
+    found = runner.invoke(app, list(words))
+    assert isinstance(found.exception, ExpertLabelsError), (found.exception, found.output)
+    assert "\n" not in str(found.exception)
+    return str(found.exception)
+
+
+def test_a_run_keeps_log_checkpoints_and_experts_and_going_on_changes_nothing(run: Path) -> None:
+    logged = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == [1, 2, 3] and all(line["loss"] > 0 for line in logged)
+    experts = json.loads((run / EXPERTS).read_text())
+    assert {modality: card["name"] for modality, card in experts.items()} == EXPERTS_OF
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
+    again = runner.invoke(app, ["train", str(run.parent / "recipe.yaml"), "--out", str(run)])
+    assert again.exit_code == 0 and "going on from step 3" in again.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_answers_are_scored_by_kind_and_do_not_depend_on_the_batch(run: Path, tmp_path: Path) -> None:
+    replies = []
+    for batch in ("1", "4"):
+        out = tmp_path / f"{batch}.jsonl"
+        command = ["evaluate", str(run), "--task", "answers", "--limit", "4", "--batch", batch, "--out", str(out)]
+        found = runner.invoke(app, [*command, "--json"])
+        scores = json.loads(found.stdout)
+        assert scores["images"] == 4 and {"word", "count"} <= {kind["kind"] for kind in scores["kinds"]}
+        replies.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert replies[0] == replies[1] and len(replies[0]) == sum(kind["asked"] for kind in scores["kinds"])
+
+
+def test_a_list_to_choose_from_is_kept_to(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "choices.txt").write_text("red\nleft\n2\n")
+    out = tmp_path / "replies.jsonl"
+    command = ["evaluate", str(run), "--task", "answers", "--limit", "2", "--out", str(out)]
+    assert runner.invoke(app, [*command, "--choices", str(tmp_path / "choices.txt")]).exit_code == 0
+    assert {json.loads(line)["text"] for line in out.read_text().splitlines()} <= {"red", "left", "2"}
+
+
+def test_a_photo_labelled_on_the_fly_is_captioned_as_the_same_one_in_a_store(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pycocoevalcap", reason="captions are scored by it: pip install expert-labels[evaluation]")
+    out = tmp_path / "replies.jsonl"
+    scored = runner.invoke(app, ["evaluate", str(run), "--task", "captions", "--out", str(out)])
+    assert scored.exit_code == 0 and "CIDEr: " in scored.stdout
+    stored = {reply["image_id"]: reply["text"] for reply in map(json.loads, out.read_text().splitlines())}
+    photos = [f"scenes://31/{number}?size={SIZE}" for number in (2, 0)]
+    picture = tmp_path / "captions.png"
+    found = runner.invoke(app, ["caption", *photos, "--checkpoint", str(run), "--out", str(picture), "--json"])
+    assert found.exit_code == 0, found.output
+    captioned = json.loads(found.stdout)
+    assert [(one["photo"], one["caption"]) for one in captioned] == [
+        (photos[0], stored["scene_31_000002"]),
+        (photos[1], stored["scene_31_000000"]),
+    ]
+    assert all(set(one["labels"]) == set(EXPERTS_OF) for one in captioned)
+    width, height = PilImage.open(picture).size
+    assert height > 2 * 256 and width > 256 + 2 * 126
+
+
+def test_what_a_photo_file_shows_is_captioned_though_an_expert_fails_on_it(run: Path, tmp_path: Path) -> None:
+    PilImage.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "red.png")
+    command = ["caption", str(tmp_path / "red.png"), "-c", str(run), "--out", str(tmp_path / "out.png"), "--json"]
+    (captioned,) = json.loads(runner.invoke(app, command).stdout)
+    # No scene, so that its truth is not known.
+    assert captioned["photo"].endswith("red.png") and set(captioned["labels"].values()) == {"failed"}
+
+
+def test_masked_labels_are_told_before_training(store: str, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    copy = LabelStore.open(str(tmp_path / "store"))
+    copy.withdraw(copy.column_of("truth_depth"), 1)
+    recipe = write_recipe(tmp_path / "recipe.yaml", str(tmp_path / "store"), run.parent / "embeddings", steps=1)
+    found = runner.invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run")])
+    assert found.exit_code == 0, found.output
+    assert "masked: 3 labels that the store lacks, 0 that failed" in found.stderr
+    assert found.stderr.count("no label masked") == 2
+
+
+def test_another_recipe_does_not_go_on_with_a_run_and_overwrites_nothing(run: Path) -> None:
+    before = (run / "recipe.yaml").read_bytes()
+    said = problem("train", str(run.parent / "recipe.yaml"), "--out", str(run), "--set", "schedule.peak=0.01")
+    assert "schedule.peak" in said and "another folder" in said
+    assert (run / "recipe.yaml").read_bytes() == before
+
+
+def test_labels_that_mean_something_else_are_not_taken(run: Path, tmp_path: Path) -> None:
+    other = labelled_scenes(tmp_path, seed=32, experts=("image", "truth_depth", "truth_ocr"))
+    assert "truth_detection" in problem("evaluate", str(run), "--task", "answers", "--store", other)
+    changed = json.loads((run / EXPERTS).read_text())
+    names = changed["detection"]["spec"]["class_names"]
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    marker = next(copy.glob("checkpoints/*/checkpoint.json"))
+    about = json.loads(marker.read_text())
+    about["store"]["columns"]["detection"]["class_digest"] = "0" * 16
+    marker.write_text(json.dumps(about))
+    assert f"{len(names)} classes" in problem("evaluate", str(copy), "--task", "answers")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["train", "nothing.yaml"], "no recipe nothing.yaml"),
+        (["train", "scenes_captions", "--set", "steps"], "KEY=VALUE"),
+        (["evaluate", "RUN", "--task", "answers", "--questions", "nothing.json"], "nothing.json"),
+        (["evaluate", "RUN", "--task", "answers", "--split", "nowhere"], "selected"),
+        (["evaluate", "RUN", "--task", "captions", "--measure", "ROGUE"], "ROGUE"),
+        (["evaluate", "nowhere", "--task", "captions"], "no checkpoint at nowhere"),
+        (["caption", "nothing.jpg", "-c", "RUN"], "nothing.jpg"),
+        (["caption", "nothing.jpg", "-c", "nowhere"], "experts.json"),
+    ],
+)
+def test_what_cannot_be_is_one_line(run: Path, words: list[str], what: str) -> None:
+    assert what in problem(*(str(run) if word == "RUN" else word for word in words))
