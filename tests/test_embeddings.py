@@ -171,8 +171,25 @@ def test_a_folder_of_another_kind_is_not_added_to(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"asked is {found} in place of"):
             embed(store, out, means=other, say=said)
     label(store, [Squares()])
-    with pytest.raises(ValueError, match="asked is seed 3"):
-        embed(store, out, means=Means(method="random", seed=3), say=said)
+    before = sorted(path.name for path in (tmp_path / "out").iterdir())
+    for other in (Means(method="random", seed=3), Means(method="clip", weights_folder=str(tmp_path))):
+        with pytest.raises(ValueError, match="asked is "):
+            embed(store, out, means=other, say=said)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+
+
+def test_words_are_kept_as_they_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.embeddings import writing
+
+    store, out = small_store(tmp_path, [Signs()], photos=2), str(tmp_path / "out")
+    monkeypatch.setattr(writing, "AT_ONCE", 2)
+    monkeypatch.setattr(writing, "words_of", lambda store, card: ["five", "four", "one", "three", "two"])
+    lines: list[str] = []
+    assert embed(store, out, means=RANDOM, say=lines.append).words == 5
+    assert lines == ["2 words", "4 words", "5 words"]
+    words = Embeddings(out).words()
+    assert words.names == ("five", "four", "one", "three", "two")
+    assert np.array_equal(words.vectors_NC, RandomEncoder().words(words.names))
 
 
 def test_without_clip_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ Say = Callable[[str], None]
 
 #: Words that a basis is fitted on, at most: 26 for each of CLIP's channels.
 SAMPLE = 20_000
+#: Words between two times that they are written: without a GPU, minutes of work that a kill would cost.
+AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +78,11 @@ def embed(store: LabelStore, out: str, *, means: Means, say: Say, progress: Prog
     words = sorted({word for card in cards if card.spec.kind == "words" for word in words_of(store, card)})
     old = folder.words() if folder.has_words() else None
     new = [word for word, row in zip(words, old.rows(words) if old else [-1] * len(words), strict=True) if row < 0]
-    if begun is not None and old is not None and not missing and not new:
+    known = len(old.names) if old else 0
+    if begun is not None:
         _check_asked(begun, means, out)
-        return Embedded(origin=begun, lists=0, words=0, known=len(old.names))
+        if old is not None and not missing and not new:
+            return Embedded(origin=begun, lists=0, words=0, known=known)
     encoder = make_encoder(means, folder, say=say, progress=progress)
     if begun is not None:
         _check_origin(encoder.origin, begun, out)
@@ -86,10 +90,11 @@ def embed(store: LabelStore, out: str, *, means: Means, say: Say, progress: Prog
         table = class_table(card, encoder)
         folder.put_classes(table)
         say(f"{len(table.names)} classes of {card.name}")
-    if new or old is None:
-        folder.put_words(extended(old, new, encoder))
-        say(f"{len(new)} words")
-    return Embedded(origin=encoder.origin, lists=len(missing), words=len(new), known=len(old.names) if old else 0)
+    for begin in range(0, max(len(new), old is None), AT_ONCE):
+        old = extended(old, new[begin : begin + AT_ONCE], encoder)
+        folder.put_words(old)
+        say(f"{len(old.names) - known} words")
+    return Embedded(origin=encoder.origin, lists=len(missing), words=len(new), known=known)
 
 
 def make_encoder(means: Means, folder: Embeddings, *, say: Say, progress: Progress | None = None) -> Encoder:
