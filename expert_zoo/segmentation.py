@@ -25,7 +25,7 @@ from expert_zoo.card import ExpertCard
 from expert_zoo.classes import check_class_names, class_names
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import ClassMap, Label
-from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.network_expert import NOT_FINITE, NetworkExpert, to_host
 from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, of_recipe
 from expert_zoo.networks.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained, randomise, save_pretrained
 from expert_zoo.spec import LabelSpec
@@ -141,8 +141,14 @@ class _Segmentation(NetworkExpert):
                     for classes_QC, masks_Qhw in zip(said.class_queries_logits, said.masks_queries_logits, strict=True)
                 ]
             )
-        (copies_Bhw,) = to_host(ids_Bhw)
-        return [Label.ok(ClassMap(ids_hw)) for ids_hw in copies_Bhw]
+            classes_B, masks_B = (
+                logits.isfinite().flatten(1).all(1) for logits in (said.class_queries_logits, said.masks_queries_logits)
+            )
+        copies_Bhw, finite_B = to_host(ids_Bhw, classes_B & masks_B)
+        return [
+            Label.ok(ClassMap(ids_hw)) if finite else Label.failed(NOT_FINITE)
+            for ids_hw, finite in zip(copies_Bhw, finite_B, strict=True)
+        ]
 
     def untrained(self, *, small: bool) -> Any:
         """The network of the published checkpoint, or a small one of its kind, as transformers initialises it."""

@@ -277,6 +277,13 @@ def test_a_planted_box_is_found_where_it_was_planted(weights: Path) -> None:
     assert ours.class_ids_N.tolist() == [2, 4] and np.allclose(ours.scores_N, [0.9, 0.4])
 
 
+def test_a_network_that_overflows_is_not_taken_for_a_photo_without_things(weights: Path) -> None:
+    expert = made(weights)
+    planted(expert, [[0.5, 0.5, 0.2, 0.1, 0.4, 4, 0], [0.5, 0.5, 0.2, 0.1, float("nan"), 2, 0]])
+    (label,) = expert.label([photo(100, 200)])
+    assert label.status == "failed" and label.reason.startswith("not finite: ")
+
+
 def test_of_two_prompts_that_say_one_box_the_better_one_is_believed(weights: Path) -> None:
     expert = made(weights, min_score=0.3)
     cat = [0.5, 0.5, 0.4, 0.4, 0.8, 4, 1]

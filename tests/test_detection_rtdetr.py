@@ -149,6 +149,14 @@ def test_a_query_that_says_two_classes_says_both(weights: Path) -> None:
     assert ours.class_ids_N.tolist() == [7, 8] and np.array_equal(ours.boxes_N4[0], ours.boxes_N4[1])
 
 
+def test_a_network_that_overflows_is_not_taken_for_a_photo_without_things(weights: Path) -> None:
+    expert = made(weights)
+    for score, x in ((float("nan"), 0.5), (0.9, float("nan"))):
+        planted(expert, [[0.2, 0.2, 0.1, 0.1], [x, 0.5, 0.4, 0.4]], [7, 9], [0.9, score])
+        (label,) = expert.label([photo(50, 50)])
+        assert label.status == "failed" and label.reason.startswith("not finite: ")
+
+
 def copied(weights: Path, tmp_path: Path) -> tuple[Path, Path]:
     """(a weights folder like ``weights`` that may be damaged, its checkpoint)."""
     shutil.copytree(weights, tmp_path / "weights")

@@ -232,6 +232,15 @@ def test_the_detector_gets_red_first_and_black_beyond_the_photo(
     np.testing.assert_allclose(pixels_3hw[:, :, 50:], 0, atol=1e-5)
 
 
+def test_a_detector_that_overflows_is_not_taken_for_a_photo_without_words(
+    seeded: EasyOcr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert seeded._reader is not None
+    monkeypatch.setattr(seeded._reader, "_craft", lambda images: (torch.full((1, 32, 32, 2), torch.nan), None))
+    with pytest.raises(ValueError, match="not finite"):
+        seeded.label([photo_of(np.zeros((64, 64, 3), np.uint8))])
+
+
 def theirs(expert: EasyOcr, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """easyocr's own Reader on the same files, without its conversion to 8 bits on a CPU."""
     import easyocr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -143,6 +144,19 @@ def test_things_show_in_the_map_where_they_are_in_the_photo() -> None:
         expected_hw = np.zeros(size, np.uint8)
         expected_hw[8:32, 12:48] = 1
         assert (found_hw != expected_hw).mean() < 0.01  # the corners of a bilinear edge are round
+
+
+@pytest.mark.parametrize(("part", "value"), [("class", torch.nan), ("mask", torch.nan), ("mask", torch.inf)])
+def test_a_network_that_overflows_names_no_class(part: str, value: float, weights: Path) -> None:
+    """NaN counts as the largest of all sums, so that every pixel would be class 0. The photo beside it is labelled."""
+    expert = made("seg_coco", weights)
+    logits = {"class": torch.zeros(2, 3, 134), "mask": torch.zeros(2, 3, 24, 24)}
+    logits[part][1, 2, ..., 0] = value
+    expert._network = lambda _: SimpleNamespace(
+        class_queries_logits=logits["class"], masks_queries_logits=logits["mask"]
+    )
+    one, other = expert.label([photo(96, 96), photo(96, 96)])
+    assert one.status == "ok" and other.status == "failed" and other.reason.startswith("not finite: ")
 
 
 def test_weights_as_they_were_published_load(weights: Path, tmp_path: Path) -> None:

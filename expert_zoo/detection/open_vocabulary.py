@@ -29,7 +29,7 @@ from expert_zoo.detection.boxes import checked_score, detections, overlaps
 from expert_zoo.detection.class_prompts import checked_classes, class_prompts
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label
-from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.network_expert import NOT_FINITE, NetworkExpert, to_host
 from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, check_size, load_pretrained, randomise, save_pretrained
 from expert_zoo.networks.tokenizer_file import TOKENIZER, load_tokenizer, write_wordpiece
@@ -151,6 +151,8 @@ class DetectionOpen(NetworkExpert):
 
     def _label(self, found_N7: NDArray[np.float32], photo: Photo) -> Label:
         """``found_N7``: centre x, centre y, width, height, score, class id, prompt."""
+        if not np.isfinite(found_N7).all():
+            return Label.failed(NOT_FINITE)
         enough_N7 = found_N7[found_N7[:, 4] >= self.min_score]
         best_N7 = enough_N7[np.argsort(-enough_N7[:, 4], kind="stable")][:MOST_BOXES]
         kept_N7 = best_N7[not_said_by_another(best_N7[:, :4], best_N7[:, 6])]

@@ -18,12 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from expert_zoo.card import ExpertCard
 from expert_zoo.classes import check_class_names, class_names
 from expert_zoo.detection.boxes import checked_score, detections
 from expert_zoo.expert import Needs, Photo
 from expert_zoo.labels import Label
-from expert_zoo.networks.network_expert import NetworkExpert, to_host
+from expert_zoo.networks.network_expert import NOT_FINITE, NetworkExpert, to_host
 from expert_zoo.networks.preprocess import Preprocess
 from expert_zoo.networks.pretrained import CONFIG, SAFETENSORS, check_size, load_pretrained, randomise, save_pretrained
 from expert_zoo.spec import LabelSpec
@@ -141,6 +143,9 @@ class DetectionRtDetr(NetworkExpert):
         (found,) = to_host(found_BK6)
         labels = []
         for photo, found_K6 in zip(photos, found, strict=True):
+            if not np.isfinite(found_K6).all():
+                labels.append(Label.failed(NOT_FINITE))
+                continue
             kept_K6 = found_K6[found_K6[:, 4] >= self.min_score]
             labels.append(detections(kept_K6[:, :4], kept_K6[:, 4], kept_K6[:, 5].astype(int), photo))
         return labels

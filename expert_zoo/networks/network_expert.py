@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Half = Literal["float16", "bfloat16"]
 
+#: Why a label failed whose network overflowed. Where nothing else would tell: NaN finds no box, and is the largest of all classes.
+NOT_FINITE = "not finite: the network says NaN or infinity of this photo; `precision: float32` has more room"
+
 
 class NetworkExpert(Expert):
     """An expert around one torch network. A subclass sets ``card`` and writes `_build`, `_say` and `seed`.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expert_zoo.networks.network_expert import to_host
+from expert_zoo.networks.network_expert import NOT_FINITE, to_host
 from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from expert_zoo.networks.state_dict import fill, read_state_dict
 from expert_zoo.ocr.easy_recognisers import DETECTOR, EASYOCR, Recogniser
@@ -100,6 +100,8 @@ class EasyOcrReader:
         detector until its long side has that many pixels.
         """
         text_hw, link_hw = self.heat(pixels_HW3, side=side)
+        if not (np.isfinite(text_hw).all() and np.isfinite(link_hw).all()):
+            raise ValueError(NOT_FINITE)
         boxes, _, _ = _part("craft_utils").getDetBoxes(text_hw, link_hw, TEXT_THRESHOLD, LINK_THRESHOLD, LOW_TEXT)
         height, width = grey_HW.shape
         small_height, small_width = _shrunk(height, width, side)
