@@ -14,7 +14,7 @@ from trainer.evaluation.captions import score_captions
 from trainer.evaluation.result_files import read_captions, write_answers, write_captions
 from trainer.evaluation.words_of_text import best_tokenizer, java, tokenized
 
-pytest.importorskip("pycocoevalcap", reason="pip install expert-labels[evaluation]")
+pytest.importorskip("pycocoevalcap", reason="pip install pycocoevalcap")
 
 #: Sentences with everything that people put into captions, and their words by the treebank tokenizer, told by Java here.
 HARD = Path(__file__).parent / "data" / "eval_captions.json"

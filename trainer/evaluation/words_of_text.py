@@ -69,7 +69,7 @@ def package_folder() -> Path:
     spec = find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            "captions cannot be scored: the package pycocoevalcap is missing; pip install expert-labels[evaluation]"
+            "captions cannot be scored: the package pycocoevalcap is missing; pip install pycocoevalcap"
         )
     return Path(spec.submodule_search_locations[0])
 
