@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from expert_zoo.catalog import EXPERTS
 from expert_zoo.expert import Expert, Photo
@@ -136,6 +137,16 @@ def test_release_leaves_nothing_of_the_network(expert: Expert) -> None:
     expert.release()
     gc.collect()
     assert [network() for network in networks if network() is not None] == []
+
+
+def test_float32_is_float32_on_a_gpu_too(seeded_weights: Path, expert: Expert) -> None:
+    """cuDNN's default is TF32. It is set for the process, so whoever computes with torch must set it, and not only some."""
+    if not {"_network", "_reader"} & set(vars(expert)):
+        return
+    torch.backends.cudnn.allow_tf32 = True
+    expert.release()
+    expert.load("cpu")
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_photo_is_not_written_on(expert: Expert) -> None:

@@ -99,6 +99,7 @@ class NetworkExpert(Expert):
         import torch
 
         self._device = device
+        keep_float32_whole()
         network = self._build(self.folder.verified(self.checkpoint, expert=self.card.name)).eval().requires_grad_(False)
         network = network.to(device).to(memory_format=torch.channels_last)
         self._network = torch.compile(network) if self._compile else network
@@ -153,6 +154,16 @@ class NetworkExpert(Expert):
             return nullcontext()
         dtype = torch.float16 if self.half == "float16" or not torch.cuda.is_bf16_supported() else torch.bfloat16
         return torch.autocast("cuda", dtype=dtype)
+
+
+def keep_float32_whole() -> None:
+    """Else cuDNN computes convolutions of float32 with 11 bits of it on a GPU (TF32), no more than float16 has.
+
+    Set for the process, so every expert with a torch network does it: a label must not depend on who else is in the pack.
+    """
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def to_host(*tensors: torch.Tensor) -> list[NDArray[Any]]:

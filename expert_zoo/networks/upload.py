@@ -26,18 +26,20 @@ _lock = threading.Lock()
 
 def send(device: torch.device, photo: Photo) -> None:
     """Begin to move ``photo`` to ``device``, if that has not begun. Any thread may call it; on a CPU there is nothing to do."""
-    if device.type != "cuda":
+    if device.type != "cuda" or str(device) in _sent.get(photo, ()):
         return
     import torch
 
+    pinned_HW3 = _tensor(photo).pin_memory()  # takes milliseconds: for these the model's thread must not wait
     with _lock:
         there = _sent.setdefault(photo, {})
         if str(device) in there:
             return
-        stream = _streams.setdefault(str(device), torch.cuda.Stream(device))
+        if str(device) not in _streams:
+            _streams[str(device)] = torch.cuda.Stream(device)
+        stream = _streams[str(device)]
         with torch.cuda.stream(stream):
-            pixels_HW3 = _tensor(photo).pin_memory().to(device, non_blocking=True)
-            there[str(device)] = (pixels_HW3, stream.record_event())
+            there[str(device)] = (pinned_HW3.to(device, non_blocking=True), stream.record_event())
 
 
 def pixels_on(device: torch.device, photo: Photo) -> Tensor:

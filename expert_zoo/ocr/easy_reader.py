@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expert_zoo.networks.network_expert import NOT_FINITE, to_host
+from expert_zoo.networks.network_expert import NOT_FINITE, keep_float32_whole, to_host
 from expert_zoo.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from expert_zoo.networks.state_dict import fill, read_state_dict
 from expert_zoo.ocr.easy_recognisers import DETECTOR, EASYOCR, Recogniser
@@ -80,6 +80,7 @@ class EasyOcrReader:
     ) -> None:
         import torch
 
+        keep_float32_whole()
         self.device = torch.device(device)
         self._half = half
         self._craft, self._crnn = networks(recogniser)

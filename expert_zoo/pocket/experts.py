@@ -54,8 +54,10 @@ class PocketExpert(Expert):
 
     def load(self, device: str) -> None:
         """Raises FileNotFoundError where the package came without its weights."""
+        from expert_zoo.networks.network_expert import keep_float32_whole
         from expert_zoo.pocket.network import load_network
 
+        keep_float32_whole()
         self._device = device
         self._network = load_network(WEIGHTS, device=device)
 
