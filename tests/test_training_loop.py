@@ -231,6 +231,8 @@ def test_evaluation_changes_no_number_of_training(tmp_path: Path) -> None:
         ({"batch": {"size": 128}}, "fewer than 128 images"),
         ({"schedule": {"warm_up": 24}}, "schedule.warm_up"),
         ({"start_from": "nowhere"}, "no checkpoint at nowhere"),
+        ({"evaluate_every": 5}, "nothing is evaluated"),
+        ({"checkpoints": {"best": {"metric": "cider"}}}, "nothing is evaluated"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line_before_it_begins(
@@ -260,12 +262,34 @@ def test_what_a_method_cannot_do_is_said(tmp_path: Path, change: dict[str, bool]
         Loop(method=Plain(), feed=feed, recipe=recipe(change), ranks=ALONE, folder=tmp_path)
 
 
-def test_the_ledger_gives_back_in_order() -> None:
-    ledger: Ledger[str] = Ledger()
-    ledger.add("one", torch.tensor([1.0, 2.0]))
-    ledger.add("two", torch.tensor([3.0, 4.0]))
-    assert list(ledger.settled()) == [("one", [1.0, 2.0]), ("two", [3.0, 4.0])]
-    assert list(ledger.settled(all_of_them=True)) == []
+@pytest.mark.parametrize(("lag", "known"), [(0, 3), (2, 1), (5, 0)])
+def test_the_ledger_gives_back_in_order_and_late(lag: int, known: int) -> None:
+    ledger: Ledger[str] = Ledger(lag=lag)
+    entries = [(name, [float(number), 2.0]) for number, name in enumerate(("one", "two", "three"))]
+    for name, numbers in entries:
+        ledger.add(name, torch.tensor(numbers))
+    assert list(ledger.settled()) == entries[:known]
+    assert list(ledger.settled(all_of_them=True)) == entries[known:]
+
+
+def test_a_device_that_is_behind_changes_what_is_known_when_and_nothing_else(tmp_path: Path) -> None:
+    """As on a GPU: steps are read two steps later."""
+
+    def late(folder: Path, method: StandIn, changes: dict[str, object]) -> Loop:
+        folder.mkdir()
+        feed = Numbers(count=64, batch=8, parts=1, rank=0, ranks=1)
+        loop = Loop(method=method, feed=feed, recipe=recipe(changes), ranks=ALONE, folder=folder)
+        loop._ledger.lag = 2
+        return loop
+
+    train(tmp_path / "at once", {"checkpoints": {"every": 5}})
+    torch.manual_seed(3)
+    assert late(tmp_path / "late", StandIn(), {"checkpoints": {"every": 5}}).run().finished
+    assert curve(tmp_path / "late") == curve(tmp_path / "at once")
+    with pytest.raises(NotFinite, match="image-007") as raised:
+        late(tmp_path / "bad", StandIn(poison="image-007"), {"checkpoints": {"every": 1}}).run()
+    step = int(str(raised.value).split("step ")[1].split(":")[0])
+    assert max((tmp_path / "bad" / "checkpoints").iterdir()).name == f"step-{step - 1:08d}"
 
 
 def test_lines_are_json_whatever_stands_in_them(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs")
     asked = [{"folder": str(folder / name), "changes": changes, **CERTAIN} for name, changes in WAYS.items()]
+    asked.append({"folder": str(folder / "norm"), "method": {"norm": True}})
     asked.append({"folder": str(folder / "by token"), "by_token": True, "changes": {"batch": {"most_per_rank": 2}}})
     processes = start(2, asked)
     assert ended(processes)[0][0] == 0
@@ -68,3 +69,21 @@ def test_scaled_gradients_that_overflow_are_left_out_by_all(runs: Path) -> None:
 def test_what_was_shared_out_is_kept_whole(runs: Path, name: str) -> None:
     one, two = (weights(folder) for folder in (alone(runs, name), runs / name))
     assert {key: tensor.shape for key, tensor in one.items()} == {key: tensor.shape for key, tensor in two.items()}
+
+
+def test_running_statistics_are_those_of_all_ranks(runs: Path) -> None:
+    """The mean of two ranks' means is what one rank would have, had it seen all."""
+    train(runs / "alone" / "norm", method={"norm": True})
+    one, two = weights(runs / "alone" / "norm"), weights(runs / "norm")
+    assert torch.allclose(one["statistics.running_mean"], two["statistics.running_mean"], atol=1e-5)
+    assert not torch.allclose(one["statistics.running_mean"], torch.zeros(12), atol=1e-2)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("zero3", marks=pytest.mark.long)])
+def test_a_bad_batch_of_one_rank_ends_all_and_is_named(tmp_path: Path, sharding: str) -> None:
+    run = {"folder": str(tmp_path / "run"), "method": {"poison": "image-007"}, "changes": {"sharding": sharding}}
+    found = ended(start(2, [run]))
+    assert [code for code, _ in found] == [1, 1]
+    for _, said in found:
+        last = said.strip().splitlines()[-1]
+        assert last.startswith("error: step ") and "image-007" in last and last.count("image-") == 4

@@ -85,6 +85,7 @@ def test_two_ranks_killed_go_on_exactly_and_one_can_take_over(undisturbed: Path,
     assert curve(whole) != curve(undisturbed), "each rank draws its own dropout"
 
 
+@pytest.mark.long
 def test_two_ranks_asked_to_stop_stop_at_the_same_step(tmp_path: Path) -> None:
     """Only one of them is asked."""
     processes = start(2, [{"folder": str(tmp_path), "changes": {"sharding": "zero3"}, **SLOW}])

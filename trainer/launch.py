@@ -23,6 +23,8 @@ from trainer.errors import RecipeError, TrainingError
 from trainer.recipe import Recipe, change_of, load_recipe
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from trainer.loop import Outcome
 
 LOCK = "lock"
@@ -36,7 +38,7 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     import torch
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     from trainer import generators
     from trainer.data.loader import Loader
@@ -52,15 +54,7 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
     with joined(recipe.device) as ranks:
         split = Split.of(recipe.batch, ranks=ranks.count)
         lock = FileLock(folder / LOCK)
-        if ranks.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise TrainingError(
-                    f"{folder}: another process trains there; expected a folder of its own (--out)"
-                ) from None
-        ranks.wait()
+        ranks.by_first(lambda: _claimed(lock, folder))
         try:
             # All ranks build the same model; the loop then gives each random numbers of its own.
             generators.seed_all(recipe.seed)
@@ -97,6 +91,16 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
                 loader.close()
         finally:
             lock.release()
+
+
+def _claimed(lock: FileLock, folder: Path) -> None:
+    from filelock import Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TrainingError(f"{folder}: another process trains there; expected a folder of its own (--out)") from None
 
 
 def train_on_ray(

@@ -2,7 +2,7 @@
 
 A step's numbers are computed on the device, which is behind the program. To read them at once would be to wait for it at every
 step. So they are copied to the host beside the work, and read when ``LAG`` further steps have been asked for: the device is never
-without work, and nothing is known later than that.
+without work, and nothing is known later than that. A CPU is never behind.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class _Pending(Generic[Entry]):
 
 @dataclass
 class Ledger(Generic[Entry]):
-    """Entries with numbers on the way. What comes out comes in order, and on every rank at the same step."""
+    """Entries with numbers on the way. What comes out comes in order, and on every rank at the same step. lag: in steps."""
 
+    lag: int = 0
     _pending: deque[_Pending[Entry]] = field(default_factory=deque)
 
     def add(self, entry: Entry, numbers_N: Tensor) -> None:
@@ -45,11 +46,8 @@ class Ledger(Generic[Entry]):
 
     def settled(self, *, all_of_them: bool = False) -> Iterator[tuple[Entry, list[float]]]:
         """Entries that can be read without a wait worth speaking of; or all, however long it takes."""
-        while self._pending:
-            first = self._pending[0]
+        while len(self._pending) > (0 if all_of_them else self.lag):
+            first = self._pending.popleft()
             if first.copied is not None:
-                if len(self._pending) <= LAG and not all_of_them:
-                    return
                 first.copied.synchronize()
-            self._pending.popleft()
             yield first.entry, first.numbers.tolist()

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from trainer import generators, snapshot
-from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.checkpoint import About, Checkpoint, Checkpoints
 from trainer.errors import NotFinite, RecipeError
 from trainer.fingerprint import StoreFingerprint
-from trainer.ledger import Ledger
+from trainer.ledger import LAG, Ledger
 from trainer.logs import Clock, Logs, Window
 from trainer.method import Batch, Method
 from trainer.optim import Schedule, Updates, make_adamw
@@ -125,7 +125,7 @@ class Loop:
         self._saved = 0
         self._evaluate = evaluate
         self._progress = _Progress()
-        self._ledger: Ledger[_Entry] = Ledger()
+        self._ledger: Ledger[_Entry] = Ledger(lag=LAG if ranks.device.type == "cuda" else 0)
         self._clock = Clock()
         self._stopping = False
         self._stats: list[str] = []
@@ -158,16 +158,25 @@ class Loop:
 
     def _resume(self) -> list[str]:
         """Goes on where the run's latest checkpoint was written. Returns lines to say."""
-        latest = self.checkpoints.latest() if self.ranks.first else None
-        about = self.ranks.from_first(latest.about if latest else None)
-        url = self.ranks.from_first(latest.url if latest else "")
-        if about is None:
+        latest: Checkpoint | None = None
+
+        def look() -> tuple[About, list[str]] | None:
+            nonlocal latest
+            latest = self.checkpoints.latest()
+            if latest is None:
+                return None
+            about = latest.about
+            if self.store is not None and about.store is not None:
+                self.store.check_same(about.store, where=latest.url)
+            notes = check_same(self.recipe.model_dump(mode="json"), about.recipe, where=latest.url)
+            snapshot.check_fits(latest, method=self.method, frozen=self._frozen)
+            return about, [f"going on from step {about.step} ({latest.url})", *notes]
+
+        found = self.ranks.by_first(look)
+        if found is None:
             generators.seed_all(generators.mixed(self.recipe.seed, 0, self.ranks.rank))
             return []
-        if self.store is not None and about.store is not None:
-            self.store.check_same(about.store, where=url)
-        notes = check_same(self.recipe.model_dump(mode="json"), about.recipe, where=url)
-        snapshot.check_fits(latest, method=self.method, frozen=self._frozen, ranks=self.ranks)
+        about, notes = found
         changed = snapshot.restore(
             latest, method=self.method, optimizer=self.optimizer, ranks=self.ranks, seed=self.recipe.seed
         )
@@ -175,7 +184,7 @@ class Loop:
         self.updates.load_state(progress.pop("scaler"))
         self._progress = _Progress(window=Window(**progress.pop("window")), **progress)
         self.done = self._saved = about.step
-        return [f"going on from step {self.done} ({url})", *notes, *([changed] if changed else [])]
+        return [*notes, *([changed] if changed else [])]
 
     def _next(self, feed: Iterator[Sequence[Batch]]) -> Sequence[Batch]:
         start = time.perf_counter()
@@ -247,12 +256,11 @@ class Loop:
 
     def _bad(self, entry: _Entry, loss: float) -> None:
         """A step whose loss or gradients are not finite, which the optimizer left out. All ranks are here."""
-        bad = [list(ids) for ids, own in zip(entry.ids, entry.losses, strict=True) if not math.isfinite(float(own))]
-        ids = [
-            name
-            for of_rank in self.ranks.gathered(bad or [list(ids) for ids in entry.ids])
-            for part in of_rank
-            for name in part
+        own = [(list(ids), math.isfinite(float(of_part))) for ids, of_part in zip(entry.ids, entry.losses, strict=True)]
+        parts = [part for of_rank in self.ranks.gathered(own) for part in of_rank]
+        # Gradients may be wrong where every loss is right: then it may have been any of them.
+        ids = [name for names, finite in parts if not finite for name in names] or [
+            n for names, _ in parts for n in names
         ]
         what = f"the gradients are not finite (loss {loss:.4g})" if math.isfinite(loss) else f"the loss is {loss}"
         some = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.errors import ExpertLabelsError
 from trainer.errors import TrainingError
 
 T = TypeVar("T")
@@ -52,6 +53,19 @@ class Ranks:
         found = [value]
         dist.broadcast_object_list(found, src=0)
         return found[0]
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What the first rank's ``work`` returns, on every rank; and what it raises for the user is raised on every rank."""
+        value, error = None, None
+        if self.first:
+            try:
+                value = work()
+            except ExpertLabelsError as raised:
+                error = raised
+        value, error = self.from_first((value, error))
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
 
     def wait(self) -> None:
         """Until all are here."""

@@ -63,30 +63,24 @@ def save(
     return checkpoints.save(about, tensors, writes=ranks.first)
 
 
-def check_fits(checkpoint: Checkpoint | None, *, method: Method, frozen: str, ranks: Ranks) -> None:
-    """Raises CheckpointError, on every rank, where it is of another model, or was trained beside other frozen parameters than those
-    of the digest ``frozen``."""
-    problem = ""
-    if ranks.first:
-        assert checkpoint is not None
-        wanted = {name: tuple(t.shape) for name, t in named_tensors(method, frozen=checkpoint.about.frozen is None)}
-        slots = read_slots(checkpoint.storage, checkpoint.file("weights")[0])
-        there = {slot.name: slot.shape for slot in slots}
-        other = sorted(name for name in {**wanted, **there} if wanted.get(name) != there.get(name))
-        if other:
-            name = other[0]
-            problem = (
-                f"{checkpoint.url} is of another model: {len(other)} tensors differ, such as {name}, there {_size(there.get(name))}, "
-                f"here {_size(wanted.get(name))}; expected the recipe that it was trained with"
-            )
-        elif checkpoint.about.frozen not in (None, frozen):
-            problem = (
-                f"{checkpoint.url} was trained beside other frozen weights than those that were loaded; expected the files that the "
-                "run was begun with"
-            )
-    problem = ranks.from_first(problem)
-    if problem:
-        raise CheckpointError(problem)
+def check_fits(checkpoint: Checkpoint, *, method: Method, frozen: str) -> None:
+    """Raises CheckpointError where it is of another model, or was trained beside other frozen parameters than those of the digest
+    ``frozen``."""
+    wanted = {name: tuple(t.shape) for name, t in named_tensors(method, frozen=checkpoint.about.frozen is None)}
+    slots = read_slots(checkpoint.storage, checkpoint.file("weights")[0])
+    there = {slot.name: slot.shape for slot in slots}
+    other = sorted(name for name in {**wanted, **there} if wanted.get(name) != there.get(name))
+    if other:
+        name = other[0]
+        raise CheckpointError(
+            f"{checkpoint.url} is of another model: {len(other)} tensors differ, such as {name}, there {_size(there.get(name))}, "
+            f"here {_size(wanted.get(name))}; expected the recipe that it was trained with"
+        )
+    if checkpoint.about.frozen not in (None, frozen):
+        raise CheckpointError(
+            f"{checkpoint.url} was trained beside other frozen weights than those that were loaded; expected the files that the run "
+            "was begun with"
+        )
 
 
 def restore(checkpoint: Checkpoint | None, *, method: Method, optimizer: AdamW, ranks: Ranks, seed: int) -> str:

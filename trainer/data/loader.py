@@ -7,6 +7,8 @@ of ranks nor that of workers changes which examples make a step, nor how they ar
 from __future__ import annotations
 
 import functools
+import signal
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,10 +69,13 @@ class Loader:
             num_workers=workers,
             collate_fn=functools.partial(collated, specs=dataset.specs, label_size=dataset.label_resolution),
             pin_memory=pin,
+            worker_init_fn=_leave_signals_to_the_trainer,
             prefetch_factor=ahead if workers else None,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # its own: torch draws a seed for workers, and the global one is the model's
         )
+        # Before multiprocessing itself waits for processes that it has sent a signal, and that do not listen.
+        weakref.finalize(self, _end_workers, weakref.ref(self._torch_loader))
 
     @property
     def per_epoch(self) -> int:
@@ -139,7 +144,7 @@ class Loader:
     def close(self) -> None:
         """Ends what works in the background."""
         self._ahead.close()
-        self._torch_loader._iterator = None
+        _end_workers(weakref.ref(self._torch_loader))
 
 
 class _Keys:
@@ -153,3 +158,16 @@ class _Keys:
 
     def __len__(self) -> int:
         return self._loader.per_epoch
+
+
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """A scheduler or a terminal tells the whole group to stop: the trainer finishes its step first, and then ends its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers(loader: weakref.ref[DataLoader[Any]]) -> None:
+    found = loader()
+    if found is not None and found._iterator is not None:
+        found._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        found._iterator = None

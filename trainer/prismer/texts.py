@@ -31,7 +31,7 @@ BOS, PAD, EOS, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 
 def normalised(text: str, *, words: int) -> str:
     """One space between words, a capital at the beginning and nowhere else, ``words`` words at most."""
-    return " ".join(_SPECIAL.sub(" ", text.capitalize()).split()[:words])
+    return " ".join(_SPECIAL.sub(" ", text).split()[:words]).capitalize()
 
 
 class Said(NamedTuple):

@@ -1,0 +1,128 @@
+"""Texts as Prismer learns them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from manifests.record import ImageRecord
+from manifests.scenes import questions
+from manifests.scenes.sampling import sample_world
+from trainer.data.chance import Chance
+from trainer.data.selection import WHOLE
+from trainer.prismer.texts import (
+    Asked,
+    Captions,
+    QuestionFile,
+    Questions,
+    SceneQuestions,
+    Tokens,
+    normalised,
+    question_form,
+    write_words,
+)
+
+CAPTIONS = ("A red ball.", "two boxes, one small")
+RECORD = ImageRecord(image_id="one", source="test", uri="file:///one.png", captions=CAPTIONS)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Tokens:
+    write_words([*CAPTIONS, "What is on the left?", "A picture of", "ball"], tmp_path)
+    return Tokens(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "expected"),
+    [
+        ("a DOG (brown) runs!  fast.", 30, "A dog brown runs fast"),
+        ("one two three four", 3, "One two three"),
+        ("  a man's well-known hat, worn\n", 30, "A man's well-known hat, worn"),
+        ("", 30, ""),
+    ],
+)
+def test_texts_are_written_in_one_way(text: str, words: int, expected: str) -> None:
+    assert normalised(text, words=words) == expected
+
+
+def test_a_question_ends_with_its_mark() -> None:
+    assert question_form("is it RED", words=30) == "Is it red?"
+    assert question_form("is it red?", words=30) == "Is it red?"
+    assert question_form("", words=30) == "?"
+
+
+def test_a_tokenizer_of_the_texts_words(tokens: Tokens, tmp_path: Path) -> None:
+    assert (tokens.bos, tokens.pad, tokens.eos) == (0, 1, 2)
+    assert tokens.text(tokens.ids("A red ball")) == "a red ball"
+    assert tokens.ids("zebra") == [3] and 3 not in tokens.ids(CAPTIONS[0])
+    first = (tmp_path / "tokenizer.json").read_bytes()
+    write_words(["ball", "A picture of", "What is on the left?", *reversed(CAPTIONS)], tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() == first, "the order of texts decides nothing"
+    assert tokens.text([0, *tokens.ids("red"), 2, 1, 1]) == "red"
+
+
+def test_a_tokenizer_without_what_is_needed(tmp_path: Path) -> None:
+    write_words(["a"], tmp_path)
+    found = json.loads((tmp_path / "tokenizer.json").read_text())
+    found["model"]["vocab"]["<other>"] = found["model"]["vocab"].pop("</s>")
+    found["added_tokens"] = [token for token in found["added_tokens"] if token["content"] != "</s>"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match="has no </s>"):
+        Tokens(tmp_path)
+
+
+def test_a_caption_follows_its_prefix(tokens: Tokens) -> None:
+    task = Captions(tokenizer=tokens, prefix="A picture of")
+    assert task.items(RECORD) == 2
+    said = task(RECORD, CAPTIONS, 0, Chance(1))
+    assert tokens.text(said.prompt) == "a picture of"
+    assert said.prompt == [0, *tokens.ids("a picture of")] and said.answer == [*tokens.ids("a red ball"), 2]
+    assert said.weight == 1.0
+    drawn = {tuple(task(RECORD, CAPTIONS, WHOLE, Chance(seed)).answer) for seed in range(20)}
+    assert drawn == {tuple(task(RECORD, CAPTIONS, item, Chance(1)).answer) for item in (0, 1)}
+
+
+def test_a_caption_is_cut_to_its_length(tokens: Tokens) -> None:
+    for most in (5, 6, 7, 30):
+        said = Captions(tokenizer=tokens, prefix="A picture of", tokens=most)(RECORD, CAPTIONS, 1, Chance(1))
+        assert len(said.prompt) + len(said.answer) <= most and said.answer[-1] == 2 and said.prompt[0] == 0
+    short = Captions(tokenizer=tokens, words=2)(RECORD, CAPTIONS, 1, Chance(1))
+    assert short.answer == [*tokens.ids("two boxes"), *tokens.ids(","), 2]
+    nothing = Captions(tokenizer=tokens)(RECORD, (), WHOLE, Chance(1))
+    assert nothing.answer == [2]
+
+
+def test_a_question_is_given_and_its_answer_learned(tokens: Tokens, tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    rows = [
+        {"image_id": "one", "question": "what is on the left", "answer": "ball"},
+        {"image_id": "one", "question": "what is on the left", "answer": "red ball", "weight": 0.2},
+        {"image_id": "two", "question": "what", "answer": "left"},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    task = Questions(tokenizer=tokens, book=QuestionFile(file))
+    assert task.items(RECORD) == 2
+    said = task(RECORD, (), 1, Chance(1))
+    assert said.prompt == [0, *tokens.ids("what is on the left ?")] and said.answer == [*tokens.ids("red ball"), 2]
+    assert said.weight == 0.2
+    cut = Questions(tokenizer=tokens, book=QuestionFile(file), tokens=4)(RECORD, (), 1, Chance(1))
+    assert cut.prompt == said.prompt[:4] and cut.answer == said.answer
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"image_id": "one"}', '{"image_id": "a", "question": "b", "answer": "c", "weight": "x"}']
+)
+def test_a_line_that_is_no_question(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text(f'{{"image_id": "one", "question": "a", "answer": "b"}}\n{line}\n')
+    with pytest.raises(ValueError, match="line 2") as raised:
+        QuestionFile(file)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_scene_answers_for_itself() -> None:
+    record = ImageRecord(image_id="scene", source="scenes", uri="scenes://7/3?size=128")
+    asked = SceneQuestions().of(record)
+    assert asked == [Asked(q.question, q.answer) for q in questions(sample_world(7, 3, 128))] and len(asked) > 3
