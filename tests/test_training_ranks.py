@@ -79,7 +79,8 @@ def test_running_statistics_are_those_of_all_ranks(runs: Path) -> None:
     assert not torch.allclose(one["statistics.running_mean"], torch.zeros(12), atol=1e-2)
 
 
-@pytest.mark.parametrize("sharding", ["ddp", pytest.param("zero3", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("sharding", ["ddp", "zero3"])
 def test_a_bad_batch_of_one_rank_ends_all_and_is_named(tmp_path: Path, sharding: str) -> None:
     run = {"folder": str(tmp_path / "run"), "method": {"poison": "image-007"}, "changes": {"sharding": sharding}}
     found = ended(start(2, [run]))

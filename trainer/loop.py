@@ -7,6 +7,7 @@ The number of steps done is the reader's position, the schedule's and the checkp
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pipeline.errors import ExpertLabelsError
 from trainer import generators, snapshot
 from trainer.checkpoint import About, Checkpoint, Checkpoints
 from trainer.errors import NotFinite, RecipeError
@@ -188,7 +190,12 @@ class Loop:
 
     def _next(self, feed: Iterator[Sequence[Batch]]) -> Sequence[Batch]:
         start = time.perf_counter()
-        parts = next(feed)
+        try:
+            parts = next(feed)
+        except ExpertLabelsError as error:
+            if not self.ranks.first:  # which alone speaks, but may have read well
+                print(f"rank {self.ranks.rank}: {error}", file=sys.stderr, flush=True)
+            raise
         self._clock.wait(time.perf_counter() - start)
         return parts
 
