@@ -58,8 +58,8 @@ def test_names_are_painted_with_their_vectors(store: LabelStore) -> None:
     batch, inputs = make(store)
     _, labels = inputs(batch)
     for name in ("seg", "detection", "ocr"):
-        lookup = inputs.lookups[name]
-        every = lookup.paint(rows(batch.labels[name], inputs._tables[name].rows))  # type: ignore[operator]
+        vectors_BHWC = inputs.lookups[name](rows(batch.labels[name], inputs._tables[name].rows))
+        every = vectors_BHWC.permute(0, 3, 1, 2)
         side = labels[name].map_BCHW.shape[-1]
         assert side == 4 * CONFIG.label_grid
         expected = interpolate(every, size=(side, side), mode="bilinear", align_corners=True)
