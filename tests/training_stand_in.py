@@ -43,7 +43,8 @@ class Rows:
         return len(self.ids)
 
     def to(self, device: torch.device) -> Rows:
-        return replace(self, x_BD=self.x_BD.to(device), y_B=self.y_B.to(device))
+        x_BD, y_B = (tensor.to(device, non_blocking=True) for tensor in (self.x_BD, self.y_B))
+        return replace(self, x_BD=x_BD, y_B=y_B)
 
 
 class StandIn(Method):

@@ -218,7 +218,12 @@ class Loop:
             entry.losses.append(loss.detach())
             self._stats = self._stats or list(stats)
             pairs = [number for name in self._stats for number in stats[name]]
-            numbers = torch.stack([loss.detach().double() * share, *(n.detach().double().to(device) for n in pairs)])
+            numbers = torch.stack(
+                [
+                    loss.detach().double() * share,
+                    *(n.detach().to(device, torch.float64, non_blocking=True) for n in pairs),
+                ]
+            )
             report = numbers if report is None else report + numbers
         assert report is not None, "a step without a micro-batch"
         wish = torch.full((1,), float(stop), dtype=report.dtype, device=device)
