@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from signal import SIGTERM
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from trainer.errors import NotFinite, RecipeError
 from trainer.fingerprint import StoreFingerprint
 from trainer.ledger import LAG, Ledger
 from trainer.logs import Clock, Logs, Window
-from trainer.method import Batch, Method
+from trainer.method import Batch, Feed, Method
 from trainer.optim import Schedule, Updates, make_adamw
 from trainer.ranks import Ranks
 from trainer.sharding import agree_on_statistics, shared_out, statistics_of, without_exchange
@@ -39,22 +38,6 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 #: Numbers of the method as it stands, for instance its accuracy on a validation set. Every rank calls it.
 Evaluate = Callable[[], Mapping[str, float]]
-
-
-class Feed(Protocol):
-    """Where batches come from. It draws nothing from the global random generators."""
-
-    @property
-    def per_epoch(self) -> int:
-        """Global batches of an epoch."""
-        ...
-
-    def steps(self, first: int) -> Iterator[Sequence[Batch]]:
-        """This rank's micro-batches of global batch ``first`` (from 0, over all epochs), of the next one, and so on for ever.
-
-        Which samples are in a global batch does not depend on the number of ranks.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Method: what the loop trains. A model with a loss, and the little that the loop cannot know of it.
+"""Method: what the loop trains, a model with a loss and the little that the loop cannot know of it; and Feed: what it is fed with.
 
 The loop knows no method, and a method knows no loop: no optimizer, no ranks, no files.
 """
@@ -6,7 +6,7 @@ The loop knows no method, and a method knows no loop: no optimizer, no ranks, no
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,22 @@ class Batch(Protocol):
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``, copied without waiting where that can be."""
+        ...
+
+
+class Feed(Protocol):
+    """Where batches come from. It draws nothing from the global random generators."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Global batches of an epoch."""
+        ...
+
+    def steps(self, first: int) -> Iterator[Sequence[Batch]]:
+        """This rank's micro-batches of global batch ``first`` (from 0, over all epochs), of the next one, and so on for ever.
+
+        Which samples are in a global batch does not depend on the number of ranks.
+        """
         ...
 
 
