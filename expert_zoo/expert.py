@@ -79,4 +79,6 @@ class Expert(ABC):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that the device's or the host's memory ran out, told without importing torch."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "out of memory" in str(error).lower()
+    said = str(error).lower()
+    # cuBLAS and cuDNN say it in a word of their own.
+    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "out of memory" in said or "status_alloc_failed" in said

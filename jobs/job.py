@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from expert_zoo.catalog import accepts
 from expert_zoo.expert import Expert
+from expert_zoo.weights.needed import weights_folders
 from manifests.sources import AnySource, Folder
 from pipeline.choices import ExpertChoice
 from pipeline.errors import JobError
@@ -140,11 +141,13 @@ class Job(BaseModel):
 def load_job(path: str) -> Job:
     """The job at ``path``, checked as far as it can be without doing it. Raises JobError: one line, with file and place."""
     job = load_choices(path)
-    nameless = [e.card.name for e in job.create_experts() if any(not w.sha256 for w in e.card.weights)]
+    nameless = [expert for expert in job.create_experts() if any(not w.sha256 for w in expert.card.weights)]
     if nameless:
+        names = ", ".join(expert.card.name for expert in nameless)
         raise JobError(
-            f"{path}: experts: the weights of {', '.join(nameless)} are unknown here, and so the names of their columns; run "
-            f"`expert-labels weights fetch --job {path}`, or name a folder that has them by `weights:` or EXPERT_LABELS_WEIGHTS"
+            f"{path}: experts: the weights of {names} are unknown here, and so the names of their columns; run "
+            f"`expert-labels weights fetch --job {path}`, or name a folder that has them by `weights:` or EXPERT_LABELS_WEIGHTS "
+            f"(not in the weights.lock of {weights_folders(nameless)})"
         )
     return job
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from expert_zoo.expert import Expert
-from expert_zoo.weights.needed import without_weights
+from expert_zoo.weights.needed import weights_folders, without_weights
 from jobs.job import Job
 from jobs.planning import Work, check_same_plan, open_or_plan, packs_of, shared_out
 from jobs.progress import Progress
@@ -75,11 +75,13 @@ def _say_licences(experts: Iterable[Expert], say: Say) -> None:
 
 def _check_weights(job: Job, experts: Iterable[Expert]) -> None:
     """Before Ray starts, where its workers see this machine's folders; those of a cluster may see others."""
+    experts = list(experts)
     missing = without_weights(experts) if job.ray.address is None else []
     if missing:
         raise JobError(
             f"the weights of {', '.join(missing)} are not at hand; run `expert-labels weights fetch` with --job and this job file, "
-            "or name a folder that has them by `weights:` or EXPERT_LABELS_WEIGHTS"
+            "or name a folder that has them by `weights:` or EXPERT_LABELS_WEIGHTS "
+            f"(not in {weights_folders(one for one in experts if one.card.name in missing)})"
         )
 
 

@@ -23,6 +23,10 @@ PACKAGES = (
     "onnxruntime",
     "rapidocr",
     "transformers",
+    "tokenizers",
+    "timm",
+    "easyocr",
+    "detectron2",
 )
 
 

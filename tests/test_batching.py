@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from expert_zoo.expert import Expert, Photo
+from expert_zoo.expert import Expert, Photo, is_out_of_memory
 from expert_zoo.labels import Label, Text, Words
 from expert_zoo.spec import LabelSpec
 from pipeline.batching import BAD_LABEL, EXPERT_RAISED, OUT_OF_MEMORY, BatchRunner
@@ -162,6 +162,21 @@ def test_no_traceback_keeps_the_failed_batch_alive() -> None:
 
     assert [label.status for label in BatchRunner(Scripted(exhausted), 4).label(photos_of(4))] == ["ok"] * 4
     assert len(alive) == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "exhausted"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), False),
+        (ValueError("the allocation failed"), False),
+    ],
+)
+def test_what_counts_as_memory_that_ran_out(error: Exception, exhausted: bool) -> None:
+    assert is_out_of_memory(error) is exhausted
 
 
 def test_a_note_of_the_photo_marks_its_row() -> None:

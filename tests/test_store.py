@@ -280,7 +280,11 @@ def test_a_receipt_says_what_it_completed(store: LabelStore) -> None:
     assert (receipt.column, receipt.shard, receipt.plan) == (Grey().card.column, 0, store.plan.fingerprint)
     assert receipt.table.name == f"shard-000000.{receipt.attempt}.parquet"
     assert receipt.tar is not None and receipt.tar.name == f"shard-000000.{receipt.attempt}.tar"
-    assert {"python", "numpy"} <= set(receipt.packages) and receipt.licence == "MIT" and receipt.commercial_use
+    assert (
+        {"python", "numpy", "timm", "easyocr", "tokenizers"} <= set(receipt.packages)
+        and receipt.licence == "MIT"
+        and receipt.commercial_use
+    )
     assert receipt.committed_at.endswith("+00:00") and receipt.host
     assert Receipt.model_validate_json(receipt.to_bytes()) == receipt
     assert result.receipt is not None and result.receipt.attempt == receipt.attempt

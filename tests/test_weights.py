@@ -7,6 +7,7 @@ import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -56,6 +57,12 @@ def test_the_folder_is_the_one_named_then_the_environment_s_then_a_cache(
     assert WeightsFolder("~/w").root == tmp_path / "w"
     monkeypatch.chdir(tmp_path)
     assert WeightsFolder("w").root == tmp_path / "w", "a worker may start elsewhere"
+
+
+@pytest.mark.parametrize("root", [3, True, ["w"], ""])
+def test_a_folder_that_is_no_path_is_refused(root: Any) -> None:
+    with pytest.raises(ValueError, match="weights_folder is .*; expected a path"):
+        WeightsFolder(root)
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "a\\b"])

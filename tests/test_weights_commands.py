@@ -213,7 +213,8 @@ def test_a_recipe_that_no_expert_knows_is_an_error(server: Server, tmp_path: Pat
 def test_unknown_weights_are_said_when_the_job_is_loaded(server: Server, tmp_path: Path) -> None:
     job = str(job_file(tmp_path, server))
     with pytest.raises(
-        JobError, match=f"weights of weighty are unknown here.*`expert-labels weights fetch --job {job}`"
+        JobError,
+        match=f"weights of weighty are unknown here.*`expert-labels weights fetch --job {job}`.*{tmp_path}/default\\)$",
     ):
         load_job(job)
     run("weights", "fetch", "--job", job)
@@ -226,7 +227,7 @@ def test_missing_weights_are_said_before_ray_starts(server: Server, tmp_path: Pa
     run("weights", "fetch", "--job", job)
     (tmp_path / "default/weighty/offset.txt").unlink()
     said: list[str] = []
-    with pytest.raises(JobError, match="the weights of weighty are not at hand"):
+    with pytest.raises(JobError, match=rf"the weights of weighty are not at hand.*\(not in {tmp_path}/default\)$"):
         label(load_job(job), said.append)
     assert not any("starting Ray" in line for line in said)
 

@@ -22,9 +22,14 @@ _BLOCK = 8 << 20
 
 
 class WeightsFolder:
-    """The weights folder ``root``; None: that of the environment variable EXPERT_LABELS_WEIGHTS, else one in the user's cache."""
+    """The weights folder ``root``; None: that of the environment variable EXPERT_LABELS_WEIGHTS, else one in the user's cache.
+
+    Raises ValueError where ``root`` is no path.
+    """
 
     def __init__(self, root: str | Path | None = None) -> None:
+        if root is not None and (not isinstance(root, str | Path) or not str(root)):
+            raise ValueError(f"weights_folder is {root!r}; expected a path, or none")
         self.root = Path(root or os.environ.get(ENVIRONMENT) or DEFAULT).expanduser().absolute()
 
     def path(self, checkpoint: Checkpoint) -> Path:

@@ -18,6 +18,11 @@ class NeedsCheckpoint(Protocol):
     folder: WeightsFolder
 
 
+def weights_folders(experts: Iterable[Expert]) -> str:
+    """Where the weights of ``experts`` are looked for: one folder, as a rule."""
+    return ", ".join(dict.fromkeys(str(one.folder.root) for one in experts if isinstance(one, NeedsCheckpoint)))
+
+
 def without_weights(experts: Iterable[Expert]) -> list[str]:
     """Names of the experts whose checkpoint does not lie whole in its folder, as far as can be told without reading it."""
     return [
