@@ -68,9 +68,7 @@ def package_folder() -> Path:
     """Where pycocoevalcap is installed. Raises ValueError."""
     spec = find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            "captions cannot be scored: the package pycocoevalcap is missing; pip install pycocoevalcap"
-        )
+        raise ValueError("captions cannot be scored: the package pycocoevalcap is missing; pip install pycocoevalcap")
     return Path(spec.submodule_search_locations[0])
 
 
