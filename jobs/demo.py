@@ -21,6 +21,10 @@ from pipeline.store import LabelStore
 JOB = Path(__file__).with_name("demo.yaml")
 TRUTH = "truth"
 SHOWN = 24
+RECIPE = "scenes_captions"
+STEPS = 120
+#: Two scenes that were trained on, and two of a seed that nothing has seen.
+CAPTIONED = ("scenes://7/0", "scenes://7/1", "scenes://8/0", "scenes://8/1")
 
 
 def main() -> int:
@@ -45,7 +49,9 @@ def main() -> int:
     out = Path(job.store).parent
     _step(f"expert-labels preview {job.store} --out {out} --limit {SHOWN}")
     print("\n".join(_preview(job, store, out)))
-    return 1 if report.errors else 0
+    if report.errors:
+        return 1
+    return _train_and_caption(job, store, out)
 
 
 def accuracy_and_speed(store: LabelStore) -> list[str]:
@@ -69,6 +75,28 @@ def _preview(job: Job, store: LabelStore, out: Path) -> list[str]:
     reader = LabelReader(store, names)
     done = write_preview(reader.samples(), reader.cards, out, title="Expert Labels demo", limit=SHOWN)
     return [f"open {done.page}", f"or look at {done.sheet}"]
+
+
+def _train_and_caption(job: Job, store: LabelStore, out: Path) -> int:
+    """A short training on the labels, and what it says of photos that are labelled on the fly. Returns an exit code."""
+    from jobs.captioning import caption
+    from trainer.embeddings.writing import Means, embed
+    from trainer.launch import train
+    from trainer.recipe import load_recipe
+
+    embeddings, run, picture = out / "embeddings", out / "run", out / "captions.png"
+    _step(f"expert-labels embed {job.store} --out {embeddings} --method random")
+    embed(store, str(embeddings), means=Means(method="random"), say=say)
+    _step(f"expert-labels train {RECIPE} --out {run} --set steps={STEPS}")
+    changes = {"steps": STEPS, "data.store": job.store, "method.embeddings": str(embeddings)}
+    outcome = train(load_recipe(RECIPE, changes), run)
+    if not outcome.finished:
+        return 130
+    _step(f"expert-labels caption {' '.join(CAPTIONED)} --checkpoint {run} --out {picture}")
+    for one in caption(CAPTIONED, str(run), str(picture), say=say):
+        print(f"{one.photo}: {one.caption}")
+    print(f"look at {picture}: so few steps teach how scenes are described, and hardly anything of looking at them")
+    return 0
 
 
 def _step(command: str) -> None:
