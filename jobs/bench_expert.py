@@ -34,6 +34,8 @@ from pipeline.photos import Limits, read_photo
 #: Of the rendered photos, and of the JPEG files that the actor reads.
 PHOTO_SIDE = 640
 PHOTO_SEED = 41
+#: How many, where nobody says. A GPU needs some batches until reading, computing and encoding go on side by side.
+PHOTOS_ON_CPU, BATCHES_ON_GPU = 16, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ def bench_expert(
     *,
     options: Mapping[str, Any],
     device: str | None = None,
-    photos: int = 16,
+    photos: int | None = None,
     turns: int = 3,
     batch_size: int | None = None,
     seeded: str | None = None,
@@ -76,12 +78,12 @@ def bench_expert(
 ) -> ExpertSpeed:
     """Measures the expert called ``name`` with the ``options`` of a job file, on scenes rendered at 640 pixels a side.
 
-    device: "cpu" or "cuda:0"; None: the GPU if there is one. seeded: "full" or "small", random weights in a folder that is
+    device: "cpu" or "cuda:0"; None: the GPU if there is one. photos: None: PHOTOS_ON_CPU, or BATCHES_ON_GPU batches. seeded: "full" or "small", random weights in a folder that is
     removed afterwards, in place of real ones. threads: that read photos, and as many that encode labels, beside the model's.
 
     Raises JobError for an unknown name, option or device, and where weights are missing.
     """
-    device = device or _device()
+    device = _checked_device(device)
     with tempfile.TemporaryDirectory(prefix="expert-labels-") as scratch:
         options = dict(options)
         try:
@@ -91,9 +93,11 @@ def bench_expert(
             _ = expert.card.version
         except ValueError as error:
             raise JobError(str(error)) from error
+        batch = batch_size or expert.needs.batch_size
+        photos = photos or (PHOTOS_ON_CPU if device == "cpu" else BATCHES_ON_GPU * batch)
         records = _photo_files(Path(scratch) / "photos", 2 * photos)
         try:
-            return _measure(expert, options, records, device, turns, batch_size, threads, Path(scratch))
+            return _measure(expert, options, records, device, turns, batch, threads, Path(scratch))
         except ValueError as error:
             raise JobError(f"expert {name!r}: {error}") from error
 
@@ -104,11 +108,11 @@ def _measure(
     records: Sequence[ImageRecord],
     device: str,
     turns: int,
-    batch_size: int | None,
+    batch: int,
     threads: int | None,
     scratch: Path,
 ) -> ExpertSpeed:
-    name, batch = expert.card.name, batch_size or expert.needs.batch_size
+    name = expert.card.name
     decoded = [read_photo(record, Limits()) for record in records[len(records) // 2 :]]  # those that count in `try_out`
     threads = threads or (max(1, (os.cpu_count() or 2) // 2) if device != "cpu" else 1)
     pack = Pack(
@@ -220,12 +224,22 @@ def _photo_files(folder: Path, count: int) -> list[ImageRecord]:
     return records
 
 
-def _device() -> str:
+def _checked_device(device: str | None) -> str:
+    """``device``; None: the GPU if there is one. Raises JobError unless torch can use it, as a worker would."""
     # As Ray does for a worker of one CPU; it counts only if it is set before torch is imported for the first time.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+    gpu = torch.cuda.is_available()
+    if device is None:
+        return "cuda:0" if gpu else "cpu"
+    if device not in ("cpu", "cuda", "cuda:0"):
+        raise JobError(
+            f"device is {device!r}; expected cpu or cuda:0 (a worker sees one GPU; CUDA_VISIBLE_DEVICES chooses which)"
+        )
+    if device != "cpu" and not gpu:
+        raise JobError(f"device is {device!r}; expected cpu, since torch finds no GPU here")
+    return "cpu" if device == "cpu" else "cuda:0"
 
 
 def _name_of(device: str) -> str:

@@ -82,6 +82,25 @@ def test_the_command_measures_several_each_in_its_own_process() -> None:
     )
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:1", "mps", ""])
+def test_a_device_that_no_worker_has_is_one_line(device: str) -> None:
+    with pytest.raises(JobError, match=f"device is '{device}'; expected cpu or cuda:0"):
+        bench_expert("pocket_edge", options={}, device=device, photos=1, turns=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(JobError, match="torch finds no GPU here"):
+        bench_expert("pocket_edge", options={}, device="cuda:0", photos=1, turns=1)
+
+
+def test_what_cannot_be_measured_beside_others_is_left_out_and_told_by_the_exit_code() -> None:
+    done = CliRunner().invoke(
+        app, ["bench-expert", "image", "pocket_dept", "--photos=1", "--turns=1", "--device=cpu", "--json"]
+    )
+    assert done.exit_code == 1 and [speed["expert"] for speed in json.loads(done.stdout)] == ["image"]
+
+
 def test_an_option_wants_a_key_and_a_value() -> None:
     done = CliRunner().invoke(app, ["bench-expert", "image", "--option", "long_side"])
     assert isinstance(done.exception, JobError) and "KEY=VALUE" in str(done.exception)
