@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
 from expert_zoo.labels import ClassMap, DenseMap, Instances, Label, Picture, Scores, Text, Value, Words
 from expert_zoo.spec import Kind, LabelSpec
-
-#: Measured on our maps by `python -m bench.png` (docs/benchmarks.md). Run lengths alone: what a network says of a pixel is
-#: noise in its last bits, in which searching for longer matches costs twice the time and finds nothing.
-PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
-#: One row filter for each kind of map: left to itself, libpng tries all five on every row, for a quarter to two thirds of
-#: the time and a few per cent of the bytes.
-FILTER_16_BIT = cv2.IMWRITE_PNG_FILTER_SUB
-FILTER_8_BIT = cv2.IMWRITE_PNG_FILTER_PAETH
-FILTER_CLASSES = cv2.IMWRITE_PNG_FILTER_UP
+from pipeline.png import read_png, write_png
 
 _COMMON = [
     pa.field("image_id", pa.string(), nullable=False),
@@ -64,9 +55,9 @@ def encode(spec: LabelSpec, value: Value) -> tuple[dict[str, Any], bytes | None]
     match value:
         case DenseMap():
             png, scale, bias = _quantise(spec, value.values)
-            return {"scale": scale, "bias": bias}, encode_png(png, FILTER_16_BIT if png.itemsize == 2 else FILTER_8_BIT)
+            return {"scale": scale, "bias": bias}, write_png(png)
         case ClassMap():
-            return {}, encode_png(value.ids_HW, FILTER_CLASSES)
+            return {}, write_png(value.ids_HW)
         case Instances():
             masks = None if value.masks is None else list(value.masks)
             columns = {"boxes": value.boxes_N4.tolist(), "scores": value.scores_N.tolist()}
@@ -133,20 +124,12 @@ def _quantise(spec: LabelSpec, values: np.ndarray) -> tuple[np.ndarray, float, f
     return png.astype(spec.dtype), scale, low
 
 
-def encode_png(pixels: np.ndarray, row_filter: int = FILTER_8_BIT) -> bytes:
-    """(H, W) or (H, W, 3) RGB, uint8 or uint16, as PNG. Loses nothing; releases the interpreter lock while it works."""
-    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else np.ascontiguousarray(pixels)
-    done, data = cv2.imencode(".png", pixels, (*PNG_FLAGS, cv2.IMWRITE_PNG_FILTER, row_filter))
-    assert done, f"PNG encoding failed for {pixels.shape} {pixels.dtype}"
-    return data.tobytes()
-
-
 def stored_pixels(spec: LabelSpec, member: bytes | None) -> np.ndarray:
     """The integers of a map's or class map's PNG, (H, W) or (H, W, 3) RGB. ValueError where it is not the PNG it should be."""
-    pixels = None if not member else cv2.imdecode(np.frombuffer(member, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = None if not member else read_png(member)
     if pixels is None:
         raise ValueError(f"the tar holds no readable PNG of {0 if member is None else len(member)} bytes here")
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if pixels.dtype != spec.dtype or channels != spec.channels:
         raise ValueError(f"the PNG is {channels} x {pixels.dtype}; expected {spec.channels} x {spec.dtype}")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if channels == 3 else pixels
+    return pixels

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.codec import encode_png, table_schema
+from pipeline.codec import table_schema
+from pipeline.png import write_png
 from pipeline.store import LabelStore
 
 #: The damage is always in this cell of its column; shard 1 of `tests.test_audit` holds two photos of one size.
@@ -63,7 +64,7 @@ class Cell:
 
     def replace_map(self, row: int, pixels: np.ndarray) -> None:
         name, _ = self.members[row]
-        self.members[row] = name, encode_png(pixels)
+        self.members[row] = name, write_png(pixels)
 
     def commit(self, *, place_members: bool = True, tail: bytes = b"") -> None:
         told = json.loads(self._receipt.read_text())

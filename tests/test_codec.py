@@ -18,8 +18,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from expert_zoo.labels import ClassMap, DenseMap, Instances, Label, Picture, Scores, Text, Value, Words
 from expert_zoo.spec import LabelSpec
 from pipeline.cell import CellReader, CellWriter, EncodedRow
-from pipeline.codec import encode, encode_png, table_schema
+from pipeline.codec import encode, table_schema
 from pipeline.errors import DamagedCell
+from pipeline.png import read_png, write_png
 from pipeline.receipt import FileEntry, Receipt, Rows, Seconds
 from pipeline.storage import Storage, open_storage
 from tests.conftest import comparable
@@ -177,8 +178,43 @@ def test_the_first_channel_is_red_in_any_viewer() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_png_is_lossless_and_of_its_depth(dtype: type[np.unsignedinteger]) -> None:
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (9, 5, 3), dtype=dtype, endpoint=True)
-    found = cv2.imdecode(np.frombuffer(encode_png(pixels), np.uint8), cv2.IMREAD_UNCHANGED)
+    found = cv2.imdecode(np.frombuffer(write_png(pixels), np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(found[..., ::-1], pixels)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (1, 1), (3, 2, 3), (40, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("row_filter", ["NONE", "SUB", "UP", "AVG", "PAETH"])
+def test_any_png_is_read_whoever_wrote_it(
+    row_filter: str, dtype: type[np.unsignedinteger], shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+    flags = (cv2.IMWRITE_PNG_FILTER, getattr(cv2, f"IMWRITE_PNG_FILTER_{row_filter}"))
+    data = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels, flags)[1].tobytes()
+    for png in (data, write_png(pixels)):
+        found = read_png(png)
+        assert found is not None and found.dtype == dtype
+        np.testing.assert_array_equal(found, pixels)
+    if dtype == np.uint8:
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        np.testing.assert_array_equal(read_png(buffer.getvalue()), pixels)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    np.testing.assert_array_equal(read_png(write_png(pixels)), pixels)  # our own need no library
+
+
+def test_a_broken_png_is_none_or_what_a_library_makes_of_it() -> None:
+    data = write_png(np.random.default_rng(0).integers(0, 255, (30, 40), dtype=np.uint8))
+    for end in range(0, len(data), 7):
+        found = read_png(data[:end])
+        assert found is None or (found.shape == (30, 40) and end > 40)
+    turned = bytearray(data)
+    turned[len(data) // 2] ^= 0xFF
+    expected = cv2.imdecode(np.frombuffer(bytes(turned), np.uint8), cv2.IMREAD_UNCHANGED)
+    found = read_png(bytes(turned))
+    assert (found is None) == (expected is None) and (found is None or np.array_equal(found, expected))
 
 
 def mask_of(box_4: np.ndarray, grey: int) -> bytes:
@@ -306,7 +342,7 @@ def test_a_member_of_other_bytes_is_told_with_its_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "png", [b"", b"no png", encode_png(np.zeros((2, 2), np.uint16)), encode_png(np.zeros((2, 2, 3), np.uint8))]
+    "png", [b"", b"no png", write_png(np.zeros((2, 2), np.uint16)), write_png(np.zeros((2, 2, 3), np.uint8))]
 )
 def test_a_member_that_is_not_its_png_is_told(png: bytes) -> None:
     from pipeline.codec import decode

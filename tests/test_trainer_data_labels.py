@@ -226,13 +226,13 @@ def test_what_left_the_crop_is_not_in_the_table(store: LabelStore) -> None:
                 label = example.labels[name]
                 if label is None:
                     continue
-                shown = np.unique(label.pixels_Css[label.pixels_Css != 255])
+                shown = np.unique(label.pixels_ssC[label.pixels_ssC != 255])
                 assert shown.tolist() == list(range(len(getattr(label, table)))), "numbered from 0 on, without gaps"
                 gone += len(shown) < {"detection": 5, "ocr": 2}[name]
             label = example.labels["detection"]
             if label is not None and label.boxes_N4 is not None and len(label.boxes_N4):
                 for index, (left, top, right, bottom) in enumerate(label.boxes_N4 * SIZE):
-                    ys, xs = np.nonzero(label.pixels_Css[0] == index)
+                    ys, xs = np.nonzero(label.pixels_ssC[..., 0] == index)
                     assert (
                         left - 1 <= xs.min()
                         and xs.max() + 1 <= right + 1

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from expert_zoo.spec import LabelSpec
 from pipeline.errors import ExpertLabelsError
@@ -20,6 +21,7 @@ from trainer.data.examples import Example, LabelExample
 
 #: Class id of an object that is not there.
 PADDING = -1
+_FEW_BYTES = 1 << 16
 
 
 class _OfTensors:
@@ -28,6 +30,19 @@ class _OfTensors:
     def _changed(self, change: Callable[[Any], Any]) -> Self:
         values = {field.name: _each(getattr(self, field.name), change) for field in fields(self)}  # type: ignore[arg-type]
         return type(self)(**values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes torch gives every tensor a file of its own, which for a few numbers costs more than reading an image.
+        values = [_each(getattr(self, field.name), _packed) for field in fields(self)]  # type: ignore[arg-type]
+        return _rebuilt, (type(self), values)
+
+
+def _packed(value: Any) -> Any:
+    return value.numpy() if isinstance(value, Tensor) and value.nbytes < _FEW_BYTES and value.is_cpu else value
+
+
+def _rebuilt(kind: Any, values: list[Any]) -> Any:
+    return kind(*(torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in values))
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -133,7 +148,7 @@ def collated(
     if isinstance(examples, ExpertLabelsError):
         return examples
     return Batch(
-        photo_B3SS=torch.from_numpy(np.stack([example.photo_SS3 for example in examples])).permute(0, 3, 1, 2),
+        photo_B3SS=_stacked([example.photo_SS3 for example in examples]),
         to_photo_B23=_tensor([example.geometry.to_photo_23 for example in examples], np.float32),
         turn_B22=_tensor([example.geometry.turn_22() for example in examples], np.float32),
         labels={
@@ -152,16 +167,9 @@ def collated(
 def _label_batch(labels: Sequence[LabelExample | None], spec: LabelSpec, size: int) -> LabelBatch:
     there = [label for label in labels if label is not None]
     # Ids are a byte wherever they can be, and a batch has one type.
-    dtype = np.result_type(np.uint8, *(label.pixels_Css.dtype for label in there))
-    fill = 0 if spec.kind == "map" else np.iinfo(dtype).max
-    pixels_BCss = np.full((len(labels), spec.channels or 1, size, size), fill, dtype)
-    for pixels_Css, label in zip(pixels_BCss, labels, strict=True):
-        if label is not None:
-            pixels_Css[:] = label.pixels_Css
-            if label.pixels_Css.dtype != dtype:
-                pixels_Css[label.pixels_Css == np.iinfo(label.pixels_Css.dtype).max] = np.iinfo(dtype).max
+    dtype = np.result_type(np.uint8, *(label.pixels_ssC.dtype for label in there))
     batch = LabelBatch(
-        pixels_BCss=torch.from_numpy(pixels_BCss),
+        pixels_BCss=_stacked([_of_type(label, dtype, spec, size) for label in labels]),
         present_B=torch.tensor([label is not None for label in labels]),
     )
     match spec.kind:
@@ -179,6 +187,24 @@ def _label_batch(labels: Sequence[LabelExample | None], spec: LabelSpec, size: i
                 [label.corners_K42 if label else None for label in labels], (4, 2), np.float32, 0
             )
     return batch
+
+
+def _of_type(label: LabelExample | None, dtype: Any, spec: LabelSpec, size: int) -> NDArray[np.unsignedinteger]:
+    """Its pixels in the batch's type."""
+    if label is None:
+        fill = 0 if spec.kind == "map" else np.iinfo(dtype).max
+        return np.full((size, size, spec.channels or 1), fill, dtype)
+    if label.pixels_ssC.dtype == dtype:
+        return label.pixels_ssC
+    wider_ssC = label.pixels_ssC.astype(dtype)
+    wider_ssC[label.pixels_ssC == np.iinfo(label.pixels_ssC.dtype).max] = np.iinfo(dtype).max
+    return wider_ssC
+
+
+def _stacked(images_SSC: Sequence[NDArray]) -> Tensor:
+    """B x C x S x S, channels last in memory, as images lie there. In a worker, in memory that it shares with its reader."""
+    stacked: Tensor = default_collate([torch.from_numpy(image_SSC) for image_SSC in images_SSC])
+    return stacked.permute(0, 3, 1, 2)
 
 
 def _tensor(values: Sequence[Any], dtype: Any) -> Tensor:

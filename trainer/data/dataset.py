@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from expert_zoo.card import ExpertCard
@@ -186,22 +184,11 @@ class LabelDataset(Dataset[Example]):
         return self._view.recoloured(warped_photo(photo, geometry, self._resolution), colours), geometry
 
     def _labels(self, rows: dict[str, StoredLabel], geometry: Geometry) -> dict[str, LabelExample | None]:
-        nearness = rows.get(self._columns.depth) if self._columns.depth else None
-        if nearness is not None and nearness.row["status"] != "ok":
-            nearness = None
-
-        @functools.cache
-        def depth() -> NDArray | None:
-            return None if nearness is None else nearness.cell.pixels(nearness.row).astype("float32")
-
+        depth = rows.get(self._columns.depth) if self._columns.depth else None
+        if depth is not None and depth.row["status"] != "ok":
+            depth = None
         return {
-            modality: label_example(
-                rows.get(name),
-                geometry,
-                self.label_resolution,
-                depth=depth,
-                quantity="inverse_depth" if nearness is None else nearness.spec.quantity,
-            )
+            modality: label_example(rows.get(name), geometry, self.label_resolution, depth=depth)
             for modality, name in self._columns.labels.items()
         }
 

@@ -5,8 +5,9 @@ Legend of shape suffixes: S the photo's side, s the labels', C channels, N objec
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,13 +31,13 @@ _FINEST = 4
 class LabelExample:
     """One label at training size. Only what its kind has is not None.
 
-    pixels_Css: uint8 or uint16. map: as stored, times ``scale`` plus ``bias`` the value. classes: class ids, the greatest value of
+    pixels_ssC: uint8 or uint16. map: as stored, times ``scale`` plus ``bias`` the value. classes: class ids, the greatest value of
         the type is none. instances, words: which object or word, from 0, the best first; the greatest value is none.
     class_ids_N, boxes_N4: of the objects that are seen, xyxy in units of the training image's sides.
     texts, corners_K42: of the words that are seen.
     """
 
-    pixels_Css: NDArray[np.unsignedinteger]
+    pixels_ssC: NDArray[np.unsignedinteger]
     scale: float = 1.0
     bias: float = 0.0
     class_ids_N: NDArray[np.int32] | None = None
@@ -64,25 +65,30 @@ class Example:
     replaced: tuple[str, ...] = field(default=())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class StoredLabel:
     """A label as it lies in an open cell."""
 
-    cell: CellReader
-    row: dict[str, Any]
+    def __init__(self, cell: CellReader, row: dict[str, Any]) -> None:
+        self.cell = cell
+        self.row = row
 
     @property
     def spec(self) -> LabelSpec:
         return self.cell.card.spec
 
+    @functools.cached_property
+    def pixels(self) -> NDArray[np.unsignedinteger]:
+        """Of a map, as stored; decoded once. Raises DamagedCell."""
+        return self.cell.pixels(self.row)
+
 
 def label_example(
-    label: StoredLabel | None, geometry: Geometry, size: int, *, depth: Callable[[], NDArray | None], quantity: Any
+    label: StoredLabel | None, geometry: Geometry, size: int, *, depth: StoredLabel | None
 ) -> LabelExample | None:
     """``label`` as the training image shows it, size x size; None where there is none.
 
-    geometry: with the photo's size in the pixels that boxes are in. depth, quantity: what tells which object is in front: a depth
-    label's stored pixels, or None, and the quantity of its spec. Raises DamagedCell.
+    geometry: with the photo's size in the pixels that boxes are in. depth: the label that tells which object is in front, if any.
+    Raises DamagedCell.
     """
     if label is None or label.row["status"] == "failed":
         return None
@@ -90,13 +96,13 @@ def label_example(
         case "map" | "classes":
             if label.row["status"] == "empty":
                 return None
-            pixels = warped_map(label.cell.pixels(label.row), geometry, size, how=_how(label.spec))
-            planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+            pixels = warped_map(label.pixels, geometry, size, how=_how(label.spec))
+            pixels_ssC = pixels[..., None] if pixels.ndim == 2 else pixels
             if label.spec.kind == "classes":
-                return LabelExample(planes)
-            return LabelExample(planes, scale=label.row["scale"], bias=label.row["bias"])
+                return LabelExample(pixels_ssC)
+            return LabelExample(pixels_ssC, scale=label.row["scale"], bias=label.row["bias"])
         case "instances":
-            return _objects(label.row, geometry, size, depth, quantity)
+            return _objects(label.row, geometry, size, depth)
         case "words":
             return _words(label.row, geometry, size)
     raise AssertionError(f"no way to show kind {label.spec.kind!r} as a map")
@@ -107,25 +113,28 @@ def _how(spec: LabelSpec) -> Any:
     return spec.resample
 
 
-def _objects(
-    row: dict[str, Any], geometry: Geometry, size: int, depth: Callable[[], NDArray | None], quantity: Any
-) -> LabelExample:
+def _objects(row: dict[str, Any], geometry: Geometry, size: int, depth: StoredLabel | None) -> LabelExample:
     boxes_N4 = np.asarray(row["boxes"] or [], np.float32).reshape(-1, 4)
     class_ids_N = np.asarray(row["class_ids"] or [], np.int32)
     if not len(boxes_N4):
-        return LabelExample(np.full((1, size, size), 255, np.uint8), class_ids_N=class_ids_N, boxes_N4=boxes_N4)
+        return LabelExample(np.full((size, size, 1), 255, np.uint8), class_ids_N=class_ids_N, boxes_N4=boxes_N4)
     # Who hides whom is decided in the whole photo, so that no crop changes it; the raster is as fine as the training image.
     (a, b, _), (d, e, _) = geometry.to_photo_23.tolist()
     high, wide = (min(_FINEST * size, math.ceil(size / math.hypot(*across))) for across in ((d, e), (a, b)))
+    quantity: Any = "inverse_depth" if depth is None else depth.spec.quantity
+    # Values are a positive multiple of the stored integers, and all that counts is which is more.
+    levels_HW: Any = None if depth is None or len(boxes_N4) < 2 else depth.pixels
     ids_hw = instance_map(
         boxes_N4,
-        depth() if len(boxes_N4) > 1 else None,
+        levels_HW,
         quantity=quantity,
         photo=(int(geometry.height), int(geometry.width)),
         size=(high, wide),
     )
     ids_ss, seen = _renumbered(warped_map(ids_hw, geometry, size, how="nearest"))
-    return LabelExample(ids_ss[None], class_ids_N=class_ids_N[seen], boxes_N4=moved_boxes(boxes_N4[seen], geometry))
+    return LabelExample(
+        ids_ss[..., None], class_ids_N=class_ids_N[seen], boxes_N4=moved_boxes(boxes_N4[seen], geometry)
+    )
 
 
 def _words(row: dict[str, Any], geometry: Geometry, size: int) -> LabelExample:
@@ -139,15 +148,15 @@ def _words(row: dict[str, Any], geometry: Geometry, size: int) -> LabelExample:
         cv2.fillConvexPoly(ids_ss, points_K42[index], index, lineType=cv2.LINE_8, shift=4)
     ids_ss, seen = _renumbered(ids_ss)
     texts = row["texts"] or []
-    return LabelExample(ids_ss[None], texts=tuple(texts[index] for index in seen), corners_K42=corners_K42[seen])
+    return LabelExample(ids_ss[..., None], texts=tuple(texts[index] for index in seen), corners_K42=corners_K42[seen])
 
 
 def _renumbered(ids_ss: NDArray[np.unsignedinteger]) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
     """The map with the ids that are seen numbered from 0 on, in their order, and what they were."""
-    nothing = np.iinfo(ids_ss.dtype).max
-    counts = np.bincount(ids_ss.ravel(), minlength=nothing + 1)
+    nothing = int(np.iinfo(ids_ss.dtype).max)
+    counts = cv2.calcHist([ids_ss], [0], None, [nothing + 1], [0, nothing + 1]).ravel()
     seen = np.flatnonzero(counts[:nothing])
     few = len(seen) <= 255
     table = np.full(nothing + 1, 255 if few else 65535, np.uint8 if few else np.uint16)
     table[seen] = np.arange(len(seen))
-    return table[ids_ss], seen
+    return cv2.LUT(ids_ss, table) if ids_ss.dtype == np.uint8 else table[ids_ss], seen

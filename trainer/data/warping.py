@@ -5,6 +5,7 @@ Legend of shape suffixes: H, W the raster that is read, S x S the training image
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal
 
@@ -33,13 +34,13 @@ def warped_photo(photo: EncodedPhoto, geometry: Geometry, size: int) -> NDArray[
     pixels_HW3, matrix_23 = _halved(pixels_HW3, matrix_23)
     across, down = (math.sqrt(max(0.0, (m * m - 1) * _BLUR)) for m in _spanned(matrix_23))
     if max(across, down) > 0.2:
-        kernel = tuple(2 * math.ceil(2.5 * sigma) + 1 for sigma in (across, down))
+        kernel = tuple(2 * math.ceil(2 * sigma - 0.3) + 1 for sigma in (across, down))
         pixels_HW3 = cv2.GaussianBlur(
             pixels_HW3, kernel, sigmaX=max(across, 1e-6), sigmaY=max(down, 1e-6), borderType=cv2.BORDER_REPLICATE
         )
     image_SS3 = _sampled(pixels_HW3, matrix_23, size, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
     if not geometry.shows_photo_only:
-        image_SS3[~inside(geometry, size)] = OUTSIDE
+        cv2.copyTo(_plain(size), (~inside(geometry, size)).view(np.uint8), image_SS3)
     return image_SS3
 
 
@@ -86,6 +87,11 @@ def moved_polygons(polygons_K42: NDArray[np.float32], geometry: Geometry) -> NDA
     """
     points = polygons_K42.reshape(-1, 2).astype(np.float64) / (geometry.width, geometry.height)
     return moved(points, geometry.from_photo_23()).reshape(-1, 4, 2).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def _plain(size: int) -> NDArray[np.uint8]:
+    return np.full((size, size, 3), OUTSIDE, np.uint8)
 
 
 def _spanned(matrix_23: NDArray[np.float64]) -> tuple[float, float]:
