@@ -29,6 +29,7 @@ _HEADER = struct.Struct(">I4sIIBBBBB")
 _CHUNK = struct.Struct(">I4s")
 _GREY, _RGB = 0, 2
 _AS_IT_IS, _ROW_ABOVE = 0, 2
+_InflateError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stubs call the class an instance
 #: What a header may promise: no label is larger, and a broken one would have us ask for all memory.
 _MOST_BYTES = 1 << 30
 
@@ -67,7 +68,7 @@ def _by_rows(data: bytes) -> NDArray[np.unsignedinteger] | None:
         return None
     try:
         rows = np.frombuffer(isal_zlib.decompress(_compressed(data), bufsize=size), np.uint8)
-    except (isal_zlib.error, struct.error):
+    except (_InflateError, struct.error):
         return None
     if len(rows) != size:
         return None
