@@ -211,6 +211,6 @@ def test_the_programs_own_pillow_settings_stay_and_do_not_matter(
 def test_reading_imports_no_torch() -> None:
     import subprocess
 
-    code = "import sys, pipeline.photos, expert_zoo.image, expert_zoo.ocr; print([m for m in ('torch', 'ray', 'cv2') if m in sys.modules])"
+    code = "import sys, pipeline.photos, expert_zoo.image, expert_zoo.ocr.rapid; print([m for m in ('torch', 'ray', 'cv2') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
