@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,26 @@ def test_a_checkpoint_is_called_after_where_it_lies(tmp_path: Path) -> None:
     assert named.files[0].url == "https://dl.fbaipublicfiles.com/detectron2/X/1/model_final_f.pkl"
 
     elsewhere = checkpoint_of(read_configuration(mine), "https://example.org/a%20b/best.pth?download=1")
-    assert elsewhere.name == "detectron2-a-20b-best" and elsewhere.files[0].path == "best.pth"
+    assert re.fullmatch("detectron2-a-20b-best-[0-9a-f]{8}", elsewhere.name) and elsewhere.files[0].path == "best.pth"
     assert not elsewhere.commercial_use and "not known" in elsewhere.licence
 
     local = checkpoint_of(read_configuration(mine), str(tmp_path / "run 7" / "model_final.pth"))
-    assert local.name == "detectron2-run-7-model_final" and local.files[0].url == ""
+    assert re.fullmatch("detectron2-run-7-model_final-[0-9a-f]{8}", local.name) and local.files[0].url == ""
     assert local.page == str(tmp_path / "run 7" / "model_final.pth")
+
+
+def test_two_checkpoints_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run of detectron2 ends with output/model_final.pth: the second one would be taken for the first."""
+    faster = read_configuration(FASTER)
+    places = [
+        "https://a.org/1/output/model_final.pth", "https://a.org/2/output/model_final.pth", "https://b.org/1/output/model_final.pth",
+        "https://a.org/1/output/model_final.pkl", "https://a.org/get/model_final.pth?id=1", "https://a.org/get/model_final.pth?id=2",
+        "/data/1/output/model_final.pth", "/data/2/output/model_final.pth", f"/{'d' * 150}/model_final.pth", f"/{'d' * 151}/model_final.pth",
+    ]  # fmt: skip
+    assert len({checkpoint_of(faster, place).name for place in places}) == len(places)
+    here = checkpoint_of(faster, "model_final.pth").name
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_of(faster, "model_final.pth").name == here, "a worker may start elsewhere"
 
 
 @pytest.mark.parametrize(
