@@ -17,7 +17,9 @@ def bench_expert(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experts of the catalog, or `all`.")],
     seeded: Annotated[
         Literal["full", "small"] | None,
-        typer.Option(help="Random weights in full or small size, in place of real ones: the speed is the same."),
+        typer.Option(
+            help="Random weights in place of real ones: full size is as fast as these; small only shows that it runs."
+        ),
     ] = None,
     side: Annotated[
         int | None, typer.Option(help="Pixels of the network's input, for experts with such an option.")
