@@ -14,7 +14,9 @@ from pipeline.errors import JobError
 
 
 def bench_expert(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experts of the catalog, or `all`.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Experts of the catalog, or `all` that label photos.")
+    ],
     seeded: Annotated[
         Literal["full", "small"] | None,
         typer.Option(
@@ -48,7 +50,8 @@ def bench_expert(
     from expert_zoo.catalog import EXPERTS, accepts
     from jobs.bench_expert import bench_expert as measure
 
-    names = list(EXPERTS) if names == ["all"] else names
+    if names == ["all"]:  # the truth is known of scenes alone
+        names = [name for name in EXPERTS if not name.startswith("truth_")]
     if len(names) > 1:
         flags = {
             "seeded": seeded, "side": side, "photos": photos, "turns": turns, "batch-size": batch_size, "threads": threads,
@@ -100,7 +103,18 @@ def _in_a_process_of_its_own(name: str, flags: list[str]) -> list[dict[str, Any]
 
 def _lines(found: list[dict[str, Any]]) -> list[str]:
     table = [
-        ["expert", "input", "batch", "parameters", "network/s", "expert/s", "actor/s", "actor/network", "peak memory"]
+        [
+            "expert",
+            "input",
+            "photos",
+            "batch",
+            "parameters",
+            "network/s",
+            "expert/s",
+            "actor/s",
+            "actor/network",
+            "peak memory",
+        ]
     ]
     for speed in found:
         sides = f"{speed['input'][1]}x{speed['input'][0]}" if speed["input"] else "-"
@@ -110,8 +124,9 @@ def _lines(found: list[dict[str, Any]]) -> list[str]:
             [
                 speed["expert"],
                 sides,
+                str(speed["photos"]),
                 str(speed["batch_size"]),
-                f"{speed['parameters'] / 1e6:.1f} M",
+                "small" if speed["parameters"] is None else f"{speed['parameters'] / 1e6:.1f} M",
                 network,
                 f"{speed['expert_rate']:.2f}",
                 f"{speed['actor']:.2f}",
@@ -121,4 +136,5 @@ def _lines(found: list[dict[str, Any]]) -> list[str]:
         )
     if not found:
         return ["nothing was measured"]
-    return [f"images a second on {found[0]['device']}, {found[0]['photos']} photos", *aligned(table)]
+    weights = ", random weights" if found[0]["seeded"] else ""
+    return [f"images a second on {found[0]['device']}{weights}", *aligned(table)]

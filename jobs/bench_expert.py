@@ -24,6 +24,7 @@ from typing import Any
 
 from expert_zoo.catalog import accepts, create
 from expert_zoo.expert import Expert, Photo
+from expert_zoo.labels import Label
 from jobs.trial import try_out
 from manifests.record import ImageRecord, path_id
 from pipeline.choices import ExpertChoice, Pack
@@ -42,7 +43,8 @@ PHOTOS_ON_CPU, BATCHES_ON_GPU = 16, 8
 class ExpertSpeed:
     """One expert. Rates in images a second; ``network`` is None where it is no torch network. ``input``: (h, w), likewise.
 
-    ``peak_bytes``: on CUDA the largest amount of device memory in use, else the largest resident set of the process.
+    ``seeded``: full or small random weights, None for real ones; ``parameters`` is None of a small network, which is not the
+    card's. ``peak_bytes``: on CUDA the largest amount of device memory in use, else the largest resident set of the process.
     """
 
     expert: str
@@ -50,7 +52,8 @@ class ExpertSpeed:
     input: tuple[int, int] | None
     batch_size: int
     photos: int
-    parameters: int
+    seeded: str | None
+    parameters: int | None
     network: float | None
     expert_rate: float
     actor: float
@@ -81,7 +84,7 @@ def bench_expert(
     device: "cpu" or "cuda:0"; None: the GPU if there is one. photos: None: PHOTOS_ON_CPU, or BATCHES_ON_GPU batches. seeded: "full" or "small", random weights in a folder that is
     removed afterwards, in place of real ones. threads: that read photos, and as many that encode labels, beside the model's.
 
-    Raises JobError for an unknown name, option or device, and where weights are missing.
+    Raises JobError for an unknown name, option or device, where weights are missing, and where a photo fails: failing is fast.
     """
     device = _checked_device(device)
     with tempfile.TemporaryDirectory(prefix="expert-labels-") as scratch:
@@ -97,7 +100,7 @@ def bench_expert(
         photos = photos or (PHOTOS_ON_CPU if device == "cpu" else BATCHES_ON_GPU * batch)
         records = _photo_files(Path(scratch) / "photos", 2 * photos)
         try:
-            return _measure(expert, options, records, device, turns, batch, threads, Path(scratch))
+            return _measure(expert, options, records, device, turns, batch, threads, seeded, Path(scratch))
         except ValueError as error:
             raise JobError(f"expert {name!r}: {error}") from error
 
@@ -110,6 +113,7 @@ def _measure(
     turns: int,
     batch: int,
     threads: int | None,
+    seeded: str | None,
     scratch: Path,
 ) -> ExpertSpeed:
     name = expert.card.name
@@ -132,6 +136,8 @@ def _measure(
             inside.append(len(fresh) / within)
         expert.release()
         last = try_out(pack, records, scratch / f"turn{turn}")[-1]
+        if refused := last.results[0].refused:
+            raise ValueError(refused)
         actor.append(last.images / last.seconds)
         expert.load(device)
     size = getattr(expert, "preprocess", None) and expert.preprocess.size(PHOTO_SIDE, PHOTO_SIDE)  # type: ignore[attr-defined]
@@ -141,7 +147,8 @@ def _measure(
         input=size or None,
         batch_size=batch,
         photos=len(decoded),
-        parameters=expert.card.parameters,
+        seeded=seeded,
+        parameters=None if seeded == "small" else expert.card.parameters,
         network=statistics.median(inside) if inside else None,
         expert_rate=statistics.median(whole),
         actor=statistics.median(actor),
@@ -151,11 +158,14 @@ def _measure(
 
 def _label_all(expert: Expert, photos: Sequence[Photo], batch: int, device: str) -> tuple[float, float]:
     """(seconds in all, seconds inside the network)."""
+    labels: list[Label] = []
     with _network_clock(device) as spans:
         start = time.perf_counter()
         for first in range(0, len(photos), batch):
-            expert.label(photos[first : first + batch])
+            labels += expert.label(photos[first : first + batch])
         seconds = time.perf_counter() - start
+        if failed := [label.reason for label in labels if label.status == "failed"]:
+            raise ValueError(f"{len(failed)} of {len(labels)} photos failed: {failed[0]}")
         return seconds, sum(span() for span in spans)
 
 

@@ -44,7 +44,7 @@ def test_the_clock_counts_outermost_modules_once_and_nothing_between_them() -> N
 
 def test_an_expert_with_a_network_and_one_without() -> None:
     speed = bench_expert("pocket_edge", options={}, device="cpu", photos=2, turns=1)
-    assert speed.network and speed.photos == 2 and speed.parameters > 0 and speed.peak_bytes > 1e8
+    assert speed.network and speed.photos == 2 and speed.parameters and speed.peak_bytes > 1e8
     assert speed.kept == speed.actor / speed.network
     assert 0 < speed.expert_rate <= speed.network  # the network is part of the expert
     plain = bench_expert("image", options={"long_side": 64}, device="cpu", photos=2, turns=1)
@@ -54,6 +54,14 @@ def test_an_expert_with_a_network_and_one_without() -> None:
 def test_seeded_weights_serve_where_there_are_none() -> None:
     speed = bench_expert("edge", options={"side": 64}, device="cpu", photos=1, turns=1, seeded="small")
     assert speed.network and speed.input == (64, 64)
+    assert speed.seeded == "small" and speed.parameters is None  # the card's are those of the full network
+    head, _, row = _lines([speed.to_json()])
+    assert "random weights" in head and "small" in row.split()
+
+
+def test_an_expert_that_fails_is_not_a_fast_one() -> None:
+    with pytest.raises(JobError, match="2 of 2 photos failed: no ground truth"):
+        bench_expert("truth_seg", options={}, device="cpu", photos=2, turns=1)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +79,14 @@ def test_what_cannot_be_measured_is_one_line(name: str, options: dict[str, objec
 
 def test_the_command_measures_several_each_in_its_own_process() -> None:
     done = CliRunner().invoke(
-        app, ["bench-expert", "image", "truth_seg", "--photos=1", "--turns=1", "--device=cpu", "--json"]
+        app, ["bench-expert", "image", "pocket_edge", "--photos=1", "--turns=1", "--device=cpu", "--json"]
     )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert [speed["expert"] for speed in found] == ["image", "truth_seg"]
+    assert [speed["expert"] for speed in found] == ["image", "pocket_edge"]
     head, titles, *rows = _lines(found)
     assert (
-        "CPU" in head and titles.split()[0] == "expert" and [row.split()[0] for row in rows] == ["image", "truth_seg"]
+        "CPU" in head and titles.split()[0] == "expert" and [row.split()[0] for row in rows] == ["image", "pocket_edge"]
     )
 
 
