@@ -1,6 +1,6 @@
 """All parts of the benchmark, one after the other: `make bench`.
 
-python -m bench.run            as the record in docs/benchmarks.md, about ten minutes on two cores
+python -m bench.run            as the record in docs/benchmarks.md, about fifteen minutes on two cores
 python -m bench.run --quick    small numbers, to see that everything runs; its figures mean little
 """
 
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import occlusion, plan, png, scan, scenes, size, throughput
+from bench import loader, occlusion, plan, png, scan, scenes, size, throughput
 from bench.report import Part, measured, show
 
 QUICK = {
@@ -24,14 +24,18 @@ QUICK = {
     "png_scenes": 4,
     "expert_photos": 8,
     "occlusion_cases": 1,
+    "loader_photos": 16,
+    "loader_shard_size": 8,
+    "loader_turns": 1,
+    "loader_seconds": 1.0,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measure throughput, scanning, planning, size, scenes and PNG encoding."
+        description="Measure throughput, scanning, planning, size, scenes, PNG encoding and the loader."
     )
-    parts = (throughput, scan, plan, scenes, png, occlusion)
+    parts = (throughput, scan, plan, scenes, png, occlusion, loader)
     for part in parts:
         part.add_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="small numbers, to see that everything runs")
