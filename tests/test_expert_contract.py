@@ -26,6 +26,8 @@ SCENES = (3, 4, 5)
 SIDE = 96
 #: A library may add in another order for a batch than for one photo; share of a label's range.
 ROUNDING = 1e-3
+#: And of a class map's pixels: with random weights many classes are all but tied, and which one wins is up to the rounding.
+TIED = 0.05
 
 CAPTIONS = ("a room with a red ball", "two boxes in front of a wall")
 
@@ -81,7 +83,9 @@ def photos() -> list[Photo]:
 
 def assert_same(expert: Expert, ones: list[Label], others: list[Label]) -> None:
     """Equal to the last bit; for a network that computes photos together, up to rounding."""
-    allowed = ROUNDING if isinstance(expert, NetworkExpert) else 0.0
+    allowed = 0.0
+    if isinstance(expert, NetworkExpert):
+        allowed = TIED if expert.card.spec.kind == "classes" else ROUNDING
     differences = [difference(one, other) for one, other in zip(ones, others, strict=True)]
     assert max(differences, default=0.0) <= allowed, differences
 
