@@ -17,9 +17,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from bench.report import Figure, Part, run_alone
 from manifests.build import build
-from manifests.record import ImageRecord
+from manifests.record import ImageRecord, Rejection, batched
 from pipeline.plan import SHARD_SIZE
 from pipeline.store import LabelStore
 
@@ -35,7 +37,10 @@ class Synthetic:
     def __init__(self, *, count: int) -> None:
         self._count = count
 
-    def records(self) -> Iterator[ImageRecord]:
+    def batches(self) -> Iterator[pa.RecordBatch | Rejection]:
+        return batched(self._records())
+
+    def _records(self) -> Iterator[ImageRecord]:
         for number in range(self._count):
             yield ImageRecord(
                 image_id=f"synthetic-{number:09d}",
@@ -52,7 +57,7 @@ def plan_once(folder: Path, records: int) -> dict[str, float]:
     """Seconds of both steps, and this process's peak memory before and after in bytes."""
     before = _peak()
     start = time.perf_counter()
-    for _ in Synthetic(count=records).records():
+    for _ in Synthetic(count=records).batches():
         pass
     making = time.perf_counter() - start
     start = time.perf_counter()

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
+
 from manifests.location import local_path
 from manifests.manifest import Manifest, ManifestWriter
-from manifests.record import ImageRecord, Rejection
+from manifests.record import Rejection
 from manifests.shuffle import Shuffle
 
 #: How many examples of each kind of rejection a report keeps.
@@ -28,8 +30,10 @@ class Source(Protocol):
         """What its records call their ``source``."""
         ...
 
-    def records(self) -> Iterator[ImageRecord | Rejection]:
-        """Every image, and one Rejection for everything left out. ValueError where the files are not what they should be."""
+    def batches(self) -> Iterator[pa.RecordBatch | Rejection]:
+        """Every image, in batches of `manifests.record.SCHEMA` with at most BATCH_ROWS rows, and one Rejection for
+        everything left out. ValueError where the files are not what they should be.
+        """
         ...
 
 
@@ -70,7 +74,7 @@ def build(sources: Sequence[Source], out_url: str, *, seed: int = 0) -> BuildRep
         shuffle = Shuffle(folder, seed=seed)
         try:
             for source in sources:
-                for found in source.records():
+                for found in source.batches():
                     if isinstance(found, Rejection):
                         tally.add(found)
                     else:

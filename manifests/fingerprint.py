@@ -17,15 +17,17 @@ class Fingerprint:
     its order, feeds one or more streams, each with its own SHA-256:
 
     - text: (1) the length in bytes of each value's UTF-8 as little-endian uint32, (2) the UTF-8 bytes, joined;
-    - captions: (1) the number of captions of each record as little-endian uint32, then (2) and (3) as text;
+    - captions, keys: (1) the length of each record's list as little-endian uint32, then (2) and (3) as text;
     - width, height: little-endian int32, -1 where the source does not say.
 
     The fingerprint is the SHA-256 of the line "expert-labels manifest 1\\n", the number of records as little-endian
-    uint64, and the digests of all streams in that order.
+    uint64, and the digests of all streams in that order; those of ``keys`` are left out where no record has a key, which
+    is how a manifest of format 1, which knew none, keeps its fingerprint.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self._has_keys = False
         self._streams = [[hashlib.sha256() for _ in range(_stream_count(field))] for field in SCHEMA]
 
     def update(self, batch: pa.RecordBatch) -> None:
@@ -36,6 +38,7 @@ class Fingerprint:
             if pa.types.is_list(field.type):
                 counts, first, last = _lengths(column)
                 streams[0].update(counts)
+                self._has_keys |= field.name == "keys" and last > first
                 column = column.values.slice(first, last - first)
                 streams = streams[1:]
             if pa.types.is_integer(field.type):
@@ -50,8 +53,8 @@ class Fingerprint:
     def hexdigest(self) -> str:
         """64 hexadecimal digits for all rows so far."""
         whole = hashlib.sha256(b"expert-labels manifest 1\n" + self.count.to_bytes(8, "little"))
-        for streams in self._streams:
-            for stream in streams:
+        for field, streams in zip(SCHEMA, self._streams, strict=True):
+            for stream in streams if field.name != "keys" or self._has_keys else ():
                 whole.update(stream.digest())
         return whole.hexdigest()
 

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 
 from manifests.fingerprint import Fingerprint
 from manifests.location import open_binary, replacing
-from manifests.record import SCHEMA, ImageRecord, from_batch
+from manifests.record import SCHEMA, ImageRecord, from_batch, with_keys
 
-FORMAT = 1
+#: Format 1 lacks the column ``keys``; it is read as if all were empty.
+FORMAT = 2
+_SCHEMAS = {1: pa.schema([field for field in SCHEMA if field.name != "keys"]), 2: SCHEMA}
 #: The key of the Parquet metadata whose value is JSON: format, fingerprint, count, seed.
 METADATA_KEY = b"expert_labels.manifest"
 #: Rows decoded at a time when reading: what bounds memory.
@@ -45,10 +47,11 @@ class Manifest:
         """
         with open_binary(url) as stream, _parquet(stream, url) as file:
             about = _about(file, url)
-            if not file.schema_arrow.equals(SCHEMA, check_metadata=False):
+            expected = _SCHEMAS[about["format"]]
+            if not file.schema_arrow.equals(expected, check_metadata=False):
                 raise ValueError(
-                    f"{url} is no manifest of format {FORMAT}: its columns are {_columns(file.schema_arrow)}; expected "
-                    f"{_columns(SCHEMA)}; build it again"
+                    f"{url} is no manifest of format {about['format']}: its columns are {_columns(file.schema_arrow)}; "
+                    f"expected {_columns(expected)}; build it again"
                 )
             if file.metadata.num_rows != about["count"]:
                 raise ValueError(
@@ -101,7 +104,7 @@ class Manifest:
                 raise ValueError(f"{self.url} was replaced by another manifest while it was in use; start again")
             try:
                 for batch in file.iter_batches(batch_size=rows, use_threads=False):
-                    yield pa.RecordBatch.from_arrays(batch.columns, schema=SCHEMA)
+                    yield with_keys(batch)
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{self.url} is damaged: {_first_line(error)}; build it again") from error
 
@@ -174,11 +177,16 @@ def _about(file: pq.ParquetFile, url: str) -> dict:
         )
     try:
         about = json.loads(text)
-        if about["format"] > FORMAT:
+        if about["format"] not in _SCHEMAS:
             raise ValueError(
                 f"{url} has manifest format {about['format']}, this version reads up to {FORMAT}; update expert-labels"
             )
-        return {"fingerprint": str(about["fingerprint"]), "count": int(about["count"]), "seed": int(about["seed"])}
+        return {
+            "format": int(about["format"]),
+            "fingerprint": str(about["fingerprint"]),
+            "count": int(about["count"]),
+            "seed": int(about["seed"]),
+        }
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{url}: its manifest metadata is broken ({error!r}); build it again") from error
 

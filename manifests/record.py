@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -22,8 +22,12 @@ SCHEMA = pa.schema(
         pa.field("captions", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("license", pa.string(), nullable=False),
+        pa.field("keys", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
     ]
 )
+#: A source's batch has at most this many rows, and `batched` ends one at about this many bytes of text.
+BATCH_ROWS = 32_768
+BATCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,9 @@ class ImageRecord:
     scenes://, ...); percent-encoded ASCII where it is a URL. ``width``, ``height``: pixels as the source's own files
     state them, None where they do not. ``captions``: in the source's order, white space folded. ``split``: the source's
     own word (train, val, restval, ...), "" where it has none. ``license``: as stated by the source, "" where it is not.
+    ``keys``: other names of the same picture, a kind and a value: ``coco:391895``, ``flickr:6273011878`` (the number of
+    the photo), ``url:...`` (`url_key`), ``sha256:<64 hexadecimal digits>`` of the file. A manifest's build takes two
+    records that share a key for one picture, and leaves pictures out by key.
 
     Raises ValueError on an id that could not be a file name.
     """
@@ -46,6 +53,7 @@ class ImageRecord:
     captions: tuple[str, ...] = ()
     split: str = ""
     license: str = ""
+    keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not ID_PATTERN.fullmatch(self.image_id):
@@ -77,6 +85,28 @@ def path_id(path: str) -> str:
     return f"{readable}-{digest}" if readable else digest
 
 
+def url_key(url: str) -> str:
+    """The key of a picture by its address: "url:" and 16 digits of BLAKE2s of the URL.
+
+    White space around it and the scheme do not count: http and https are one address. Two different addresses share a
+    key with probability 2**-64 a pair.
+    """
+    bare = url.strip().removeprefix("http://").removeprefix("https://")
+    return "url:" + hashlib.blake2s(bare.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+_FLICKR = re.compile(r"https?://(?:[\w-]+\.)*(?:static)?flickr\.com/\d+/(\d+)_")
+
+
+def flickr_key(url: str) -> str | None:
+    """``flickr:4385058960`` for http://static.flickr.com/2723/4385058960_b0f291553e.jpg; None for what is no such address.
+
+    COCO, Visual Genome and SBU are photos from Flickr: by this number a photo that two of them have is known as one.
+    """
+    match = _FLICKR.match(url.strip())
+    return f"flickr:{match[1]}" if match else None
+
+
 def fold(text: str) -> str:
     """``text`` with every run of white space as one blank and none at the ends.
 
@@ -96,10 +126,39 @@ def to_batch(records: Sequence[ImageRecord]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
+def batched(found: Iterable[ImageRecord | Rejection]) -> Iterator[pa.RecordBatch | Rejection]:
+    """What a source has found one by one, as `Source.batches` hands it on: records in batches, rejections as they come.
+
+    Records keep their order, and so do rejections; a rejection may come before records that were found before it.
+    Memory: one batch.
+    """
+    pending: list[ImageRecord] = []
+    size = 0
+    for item in found:
+        if isinstance(item, Rejection):
+            yield item
+            continue
+        pending.append(item)
+        size += len(item.uri) + sum(map(len, item.captions))
+        if len(pending) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield to_batch(pending)
+            pending, size = [], 0
+    if pending:
+        yield to_batch(pending)
+
+
+def with_keys(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch as SCHEMA has it; one of a manifest of format 1, which knew no keys, gets empty ones."""
+    columns = list(batch.columns)
+    if len(columns) == len(SCHEMA) - 1:
+        columns.append(pa.array([[]] * batch.num_rows, SCHEMA.field("keys").type))
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
 def from_batch(batch: pa.RecordBatch) -> Iterator[ImageRecord]:
-    """The rows of a batch (or table) of SCHEMA as records, in order."""
-    for image_id, source, uri, width, height, captions, split, licence in zip(
-        *(batch.column(name).to_pylist() for name in SCHEMA.names), strict=True
+    """The rows of a batch of SCHEMA, or of one that lacks ``keys``, as records, in order."""
+    for image_id, source, uri, width, height, captions, split, licence, keys in zip(
+        *(column.to_pylist() for column in with_keys(batch).columns), strict=True
     ):
         yield ImageRecord(
             image_id=image_id,
@@ -110,4 +169,5 @@ def from_batch(batch: pa.RecordBatch) -> Iterator[ImageRecord]:
             captions=tuple(captions),
             split=split,
             license=licence,
+            keys=tuple(keys),
         )

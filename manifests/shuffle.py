@@ -10,13 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from manifests.record import SCHEMA, ImageRecord, Rejection, from_batch, to_batch
+from manifests.record import SCHEMA, ImageRecord, Rejection, from_batch
 
 BUCKET_BITS = 6
-#: A chunk of records is moved to the buckets when it has this many rows or about this many bytes of text.
-_CHUNK_ROWS = 32_768
-_CHUNK_BYTES = 32 << 20
-
 _KEYED_SCHEMA = pa.schema([pa.field("key", pa.uint64(), nullable=False), *SCHEMA])
 
 
@@ -28,32 +24,23 @@ def order_key(seed: int, image_id: str) -> bytes:
 class Shuffle:
     """Records in, in any order; tables out, in ascending `order_key`, without duplicates.
 
-    What comes out does not depend on the order in which records came in. Memory: one chunk on the way in; one bucket,
+    What comes out does not depend on the order in which records came in. Memory: one batch on the way in; one bucket,
     1/64 of all records, on the way out. Disk: the records once, uncompressed, in ``folder``.
     """
 
     def __init__(self, folder: Path, *, seed: int) -> None:
         self._paths = [folder / f"bucket-{number:02d}.arrow" for number in range(1 << BUCKET_BITS)]
         self._seed = seed
-        self._chunk: list[ImageRecord] = []
-        self._chunk_bytes = 0
         self._stack = ExitStack()
         self._writers = []
         for path in self._paths:
             sink = self._stack.enter_context(pa.OSFile(str(path), "wb"))
             self._writers.append(self._stack.enter_context(pa.ipc.new_stream(sink, _KEYED_SCHEMA)))
 
-    def add(self, record: ImageRecord) -> None:
-        """Take one record."""
-        self._chunk.append(record)
-        self._chunk_bytes += len(record.uri) + sum(map(len, record.captions))
-        if len(self._chunk) >= _CHUNK_ROWS or self._chunk_bytes >= _CHUNK_BYTES:
-            self._move_chunk()
-
-    def _move_chunk(self) -> None:
-        digests = b"".join([order_key(self._seed, record.image_id) for record in self._chunk])
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take the rows of one batch of SCHEMA."""
+        digests = b"".join([order_key(self._seed, image_id) for image_id in batch.column("image_id").to_pylist()])
         keys = np.frombuffer(digests, ">u8").astype(np.uint64)
-        batch = to_batch(self._chunk)
         batch = pa.RecordBatch.from_arrays([pa.array(keys), *batch.columns], schema=_KEYED_SCHEMA)
         buckets = keys >> np.uint64(64 - BUCKET_BITS)
         batch = batch.take(pa.array(np.argsort(buckets, kind="stable")))
@@ -63,15 +50,12 @@ class Shuffle:
             if end > start:
                 writer.write_batch(batch.slice(start, end - start))
             start = end
-        self._chunk, self._chunk_bytes = [], 0
 
     def sorted_tables(self, on_rejection: Callable[[Rejection], None]) -> Iterator[pa.Table]:
         """Every record once, as tables of SCHEMA in ascending key; call it when all records are in.
 
         Of records that share an id, the one with the smallest (source, uri) stays; the others go to ``on_rejection``.
         """
-        if self._chunk:
-            self._move_chunk()
         self._stack.close()
         for path in self._paths:
             with pa.OSFile(str(path), "rb") as stored:
@@ -95,7 +79,7 @@ def _in_order(table: pa.Table, on_rejection: Callable[[Rejection], None]) -> pa.
         starts = np.flatnonzero(np.concatenate([[True], ~again]))
         sizes = np.diff(np.append(starts, len(keys)))
         shared = np.repeat(sizes > 1, sizes)
-        records = list(from_batch(table.take(pa.array(order[shared]))))
+        records = list(from_batch(table.take(pa.array(order[shared])).combine_chunks().to_batches()[0]))
         stays = np.ones(len(order), bool)
         done = 0
         for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
@@ -125,4 +109,13 @@ def _without_duplicates(records: list[ImageRecord], on_rejection: Callable[[Reje
 
 def _preference(record: ImageRecord) -> tuple:
     size = (record.width or -1, record.height or -1)
-    return (record.image_id, record.source, record.uri, size, record.captions, record.split, record.license)
+    return (
+        record.image_id,
+        record.source,
+        record.uri,
+        size,
+        record.captions,
+        record.split,
+        record.license,
+        record.keys,
+    )

@@ -10,19 +10,15 @@ from typing import Any
 
 import pytest
 
-from manifests.build import Source, build
+from manifests.build import build
 from manifests.location import openable
-from manifests.record import ImageRecord, Rejection
+from manifests.record import ImageRecord
 from manifests.sources import Coco, Folder
+from tests.source_contents import split
 
 BESIDE = Path(__file__).resolve().parents[1].parent / "shared"
 ANNOTATIONS = Path(os.environ.get("EXPERT_LABELS_ANNOTATIONS", BESIDE / "annotations"))
 PHOTOS = Path(os.environ.get("EXPERT_LABELS_PHOTOS", BESIDE / "photos"))
-
-
-def split(source: Source) -> tuple[list[ImageRecord], list[Rejection]]:
-    found = list(source.records())
-    return [f for f in found if isinstance(f, ImageRecord)], [f for f in found if isinstance(f, Rejection)]
 
 
 IMAGES = [
@@ -69,6 +65,7 @@ def test_coco_captions_file(tmp_path: Path) -> None:
         captions=("A man with a red helmet.",),
         split="val",
         license="Attribution License",
+        keys=("coco:391895",),
     )
     assert (second.captions, second.license) == (("first of 42", "second of 42"), "")
     assert [(r.what, r.reason) for r in rejections] == [
@@ -121,7 +118,7 @@ def test_coco_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
 
     def refuses(message: str, **options: Any) -> None:
         with pytest.raises(ValueError, match=message):
-            list(Coco(**{"images": str(tmp_path), "captions": str(file), **options}).records())
+            list(Coco(**{"images": str(tmp_path), "captions": str(file), **options}).batches())
 
     refuses("cannot read .*c.json: No such file")
     file.write_text('{\n "images": [],\n "annotations": [{"id": 1,')
@@ -193,7 +190,7 @@ def test_real_coco_files_are_read_whole(tmp_path: Path) -> None:
         records, rejections = split(Coco(images=str(tmp_path), instances=str(folder / f"{name}.json")))
         assert (len(records), rejections) == (images, [])
     with pytest.raises(ValueError, match="a list and no list 'images'"):
-        list(Coco(images=str(tmp_path), captions=str(folder / "captions_val2014_fakecap_results.json")).records())
+        list(Coco(images=str(tmp_path), captions=str(folder / "captions_val2014_fakecap_results.json")).batches())
 
 
 @pytest.mark.skipif(
@@ -222,7 +219,7 @@ def test_real_photos_have_the_sizes_and_captions_of_the_real_annotations(tmp_pat
         (tmp_path / f"{int(row['coco_id']):012d}.jpg").symlink_to(PHOTOS / row["file"])
     seen: set[str] = set()
     for file in sorted((ANNOTATIONS / "coco").glob("*_instances_*2017.json")):
-        for r in Coco(images=str(tmp_path), instances=str(file), check_files=True).records():
+        for r in split(Coco(images=str(tmp_path), instances=str(file), check_files=True))[0]:
             if isinstance(r, ImageRecord):
                 with Image.open(openable(r.uri)) as photo:
                     assert photo.size == (r.width, r.height), r.uri

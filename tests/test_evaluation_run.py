@@ -15,6 +15,7 @@ from manifests.record import ImageRecord
 from manifests.sources.scenes import Scenes
 from pipeline.store import LabelStore
 from tests.small_store import label, write_manifest
+from tests.source_contents import split
 from trainer.data.dataset import drawn_caption
 from trainer.embeddings.random_vectors import RandomEncoder
 from trainer.embeddings.words import words_of
@@ -217,7 +218,7 @@ LABELS = {"depth": "truth_depth", "seg": "truth_seg", "detection": "truth_detect
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> LabelStore:
     folder = tmp_path_factory.mktemp("scenes")
-    records = list(Scenes(count=5, seed=7, size=64).records())
+    records, _ = split(Scenes(count=5, seed=7, size=64))
     store = LabelStore.create(str(folder / "store"), write_manifest(folder, records), shard_size=3)
     label(store, [create(name) for name in ("image", *LABELS.values())])
     return store

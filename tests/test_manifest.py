@@ -18,8 +18,19 @@ import pytest
 
 from manifests.build import build
 from manifests.manifest import METADATA_KEY, Manifest, ManifestWriter
-from manifests.record import SCHEMA, ImageRecord, Rejection, to_batch
+from manifests.record import (
+    BATCH_ROWS,
+    SCHEMA,
+    ImageRecord,
+    Rejection,
+    batched,
+    flickr_key,
+    from_batch,
+    to_batch,
+    url_key,
+)
 from manifests.shuffle import order_key
+from pipeline.store import LabelStore
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,8 @@ class Listed:
     found: tuple[ImageRecord | Rejection, ...]
     name: str = "listed"
 
-    def records(self) -> Iterator[ImageRecord | Rejection]:
-        return iter(self.found)
+    def batches(self) -> Iterator[pa.RecordBatch | Rejection]:
+        return batched(self.found)
 
 
 def record(number: int, source: str = "listed", caption: str = "a cat") -> ImageRecord:
@@ -76,6 +87,7 @@ def test_order_and_fingerprint_do_not_depend_on_the_order_of_sources_and_records
         {"split": "val"},
         {"license": "CC0"},
         {"image_id": "j1"},
+        {"keys": ("coco:1",)},
     ],
     ids=str,
 )
@@ -155,8 +167,8 @@ def test_a_source_that_fails_half_way_leaves_the_old_manifest(tmp_path: Path) ->
     class Failing:
         name = "failing"
 
-        def records(self) -> Iterator[ImageRecord]:
-            yield RECORDS[0]
+        def batches(self) -> Iterator[pa.RecordBatch]:
+            yield to_batch(RECORDS[:1])
             raise ValueError("line 2 is broken")
 
     out = str(tmp_path / "m.parquet")
@@ -202,9 +214,9 @@ def test_what_is_no_manifest_is_refused_with_a_reason(tmp_path: Path) -> None:
     about = {"format": 1, "fingerprint": "0" * 64, "count": 1, "seed": 0}
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({METADATA_KEY: json.dumps(about)}), path)
     refuses("its columns are a int64; expected image_id string, source string")
-    newer = json.dumps({**about, "format": 2})
+    newer = json.dumps({**about, "format": 3})
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({METADATA_KEY: newer}), path)
-    refuses("format 2, this version reads up to 1; update")
+    refuses("format 3, this version reads up to 2; update")
     build([Listed(RECORDS)], str(path))
     path.write_bytes(path.read_bytes()[:-100])
     refuses("not a whole Parquet file")
@@ -242,6 +254,7 @@ def test_the_fingerprint_is_the_documented_one() -> None:
     from manifests.fingerprint import Fingerprint
 
     records = [replace(RECORDS[2], captions=("é", "", "two words")), RECORDS[3], replace(RECORDS[5], captions=())]
+    records = [replace(r, keys=keys) for r, keys in zip(records, (("coco:1", "url:é"), (), ("flickr:2",)), strict=True)]
     running = Fingerprint()
     for batch in (to_batch(records).slice(0, 1), to_batch(records).slice(1, 0), to_batch(records).slice(1)):
         running.update(batch)
@@ -255,9 +268,9 @@ def test_the_fingerprint_is_the_documented_one() -> None:
         values = [getattr(r, field) for r in records]
         if field in ("width", "height"):
             streams.append(b"".join((-1 if v is None else v).to_bytes(4, "little", signed=True) for v in values))
-        elif field == "captions":
+        elif field in ("captions", "keys"):
             streams.append(b"".join(len(v).to_bytes(4, "little") for v in values))
-            streams += text([caption for v in values for caption in v])
+            streams += text([item for v in values for item in v])
         else:
             streams += text(values)
     whole = b"expert-labels manifest 1\n" + (3).to_bytes(8, "little")
@@ -265,13 +278,81 @@ def test_the_fingerprint_is_the_documented_one() -> None:
     assert running.hexdigest() == hashlib.sha256(whole).hexdigest()
 
 
+def test_a_manifest_of_format_1_opens_and_has_the_fingerprint_of_its_records_today(tmp_path: Path) -> None:
+    """What an earlier version wrote: no column of keys, `format` 1, a fingerprint that knows nothing of keys."""
+    today = build([Listed(RECORDS)], str(tmp_path / "today.parquet"), seed=3).manifest
+    about = {"format": 1, "fingerprint": today.fingerprint, "count": len(today), "seed": 3}
+    table = pq.read_table(tmp_path / "today.parquet").drop_columns(["keys"])
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(about)}), tmp_path / "old.parquet")
+    old = Manifest.open(str(tmp_path / "old.parquet"))
+    old.verify()
+    assert list(old.records()) == list(today.records()) and old.fingerprint == today.fingerprint
+    assert [list(from_batch(b)) for b in old.batches(70)] == [list(from_batch(b)) for b in today.batches(70)]
+
+    store = LabelStore.create(str(tmp_path / "store"), old, shard_size=100)
+    written = json.dumps({**about, "format": 1}).encode()
+    for number, row_group in enumerate(range(0, 500, 100)):
+        assert store.records(store.plan.shard(number)) == list(old.records())[row_group : row_group + 100]
+    path = tmp_path / "store" / "manifest.parquet"
+    with pq.ParquetWriter(path, without_keys := table.schema.remove_metadata()) as writer:
+        for start in range(0, 500, 100):
+            writer.write_table(table.slice(start, 100).cast(without_keys))
+        writer.add_key_value_metadata({METADATA_KEY: written})
+    again = LabelStore.open(str(tmp_path / "store"))
+    assert [r for s in again.plan.shards() for r in again.records(s)] == list(today.records())
+
+
+def test_a_fingerprint_of_an_earlier_version_is_what_it_was() -> None:
+    """Computed by the version that knew no keys, of the records that it could hold."""
+    from manifests.fingerprint import Fingerprint
+
+    running = Fingerprint()
+    running.update(to_batch(RECORDS[:40]))
+    assert running.hexdigest() == "4a93a653d5856227f55c0c59a14a83851879b27281cb653a0f13cbc6bf1764f8"
+
+
+def test_one_address_is_one_key_whatever_the_scheme() -> None:
+    assert (
+        url_key("http://a.example/x.jpg") == url_key(" https://a.example/x.jpg\n") != url_key("http://a.example/y.jpg")
+    )
+    assert len(url_key("http://a.example/x.jpg")) == len("url:") + 16
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("http://static.flickr.com/2723/4385058960_b0f291553e.jpg", "flickr:4385058960"),
+        ("http://farm7.staticflickr.com/6116/6255196340_da26cf2c9e_z.jpg", "flickr:6255196340"),
+        ("https://live.staticflickr.com/65535/51_a.jpg", "flickr:51"),
+        ("https://farm3.static.flickr.com/2/51_a.jpg", "flickr:51"),
+        ("https://www.flickr.com/photos/somebody/51", None),
+        ("https://notflickr.com/2/51_a.jpg", None),
+        ("https://example.org/?u=http://static.flickr.com/2/51_a.jpg", None),
+    ],
+)
+def test_a_photo_of_flickr_is_known_by_its_number(url: str, key: str | None) -> None:
+    assert flickr_key(url) == key
+
+
+def test_batches_end_where_they_are_full_of_rows_or_of_text() -> None:
+    many = [record(number) for number in range(BATCH_ROWS + 3)]
+    refused = Rejection("listed", "x", "unreadable")
+    found = list(batched([*many[:5], refused, *many[5:]]))
+    assert found[0] is refused and [b.num_rows for b in found[1:] if isinstance(b, pa.RecordBatch)] == [BATCH_ROWS, 3]
+    long = [record(number * 4 + 1, caption="x" * (1 << 20)) for number in range(40)]
+    sizes = [b.num_rows for b in batched(long) if isinstance(b, pa.RecordBatch)]
+    assert len(sizes) == 3 and sum(sizes) == 40
+
+
 MEMORY_PROBE = """
 import resource, sys
 from manifests.build import build
-from manifests.record import ImageRecord
+from manifests.record import ImageRecord, batched
 
 class Many:
     name = "many"
+    def batches(self):
+        return batched(self.records())
     def records(self):
         for n in range(int(sys.argv[1])):
             yield ImageRecord(image_id=f"i{n}", source="many", uri=f"file:///photos/{n}.jpg", captions=("word " * 100,))

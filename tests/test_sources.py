@@ -10,18 +10,15 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import fsspec
+import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from manifests.build import Source, build
+from manifests.build import build
 from manifests.location import openable
 from manifests.record import ID_PATTERN, ImageRecord, Rejection, path_id
 from manifests.sources import AnySource, Coco, Folder, Scenes
-
-
-def split(source: Source) -> tuple[list[ImageRecord], list[Rejection]]:
-    found = list(source.records())
-    return [f for f in found if isinstance(f, ImageRecord)], [f for f in found if isinstance(f, Rejection)]
+from tests.source_contents import split
 
 
 def put(root: Path, *names: str, content: bytes = b"photo") -> None:
@@ -141,13 +138,13 @@ def test_folder_reports_a_directory_that_cannot_be_read(tmp_path: Path, monkeypa
 def test_folder_that_is_not_there_is_empty_or_is_a_file(tmp_path: Path) -> None:
     put(tmp_path, "file.jpg", "empty/readme.txt")
     with pytest.raises(ValueError, match="nowhere does not exist; expected a folder"):
-        list(Folder(path=str(tmp_path / "nowhere")).records())
+        list(Folder(path=str(tmp_path / "nowhere")).batches())
     with pytest.raises(ValueError, match="is not a folder"):
-        list(Folder(path=str(tmp_path / "file.jpg")).records())
+        list(Folder(path=str(tmp_path / "file.jpg")).batches())
     with pytest.raises(ValueError, match="does not exist or is not a folder"):
-        list(Folder(path="memory://nowhere/at/all").records())
+        list(Folder(path="memory://nowhere/at/all").batches())
     with pytest.raises(ValueError, match="cannot open nonsense://x.*expected a local path or a URL"):
-        list(Folder(path="nonsense://x").records())
+        list(Folder(path="nonsense://x").batches())
     with pytest.raises(ValueError, match="no image found in the sources .*empty.*nothing was rejected"):
         build([Folder(path=str(tmp_path / "empty"))], str(tmp_path / "m.parquet"))
 
@@ -268,16 +265,17 @@ def test_a_broken_caption_file_is_an_error_that_names_file_and_line(
     put(tmp_path, "a.jpg")
     put(tmp_path, name, content=content)
     with pytest.raises(ValueError, match=message):
-        list(Folder(path=str(tmp_path), captions=str(tmp_path / name)).records())
+        list(Folder(path=str(tmp_path), captions=str(tmp_path / name)).batches())
 
 
 def test_a_caption_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read .*nowhere\.csv: No such file"):
-        list(Folder(path=str(tmp_path), captions=str(tmp_path / "nowhere.csv")).records())
+        list(Folder(path=str(tmp_path), captions=str(tmp_path / "nowhere.csv")).batches())
 
 
-def test_folder_memory_does_not_grow_with_photos_and_captions(tmp_path: Path) -> None:
+def test_folder_memory_does_not_grow_with_photos_and_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight times the photos, and 3 MB more of captions, in folders of one size."""
+    monkeypatch.setattr("manifests.record.BATCH_BYTES", 100_000)
     peaks = []
     for folders in (5, 40):
         root = tmp_path / str(folders)
@@ -287,7 +285,10 @@ def test_folder_memory_does_not_grow_with_photos_and_captions(tmp_path: Path) ->
             stream.writelines(f"{f}/{p}.jpg,{'word ' * 400}\n" for f in range(folders) for p in range(50))
         source = Folder(path=str(root), captions=str(tmp_path / f"{folders}.csv"))
         tracemalloc.start()
-        assert sum(len(r.captions) for r in source.records() if isinstance(r, ImageRecord)) == folders * 50
+        assert (
+            sum(len(f.column("captions").flatten()) for f in source.batches() if isinstance(f, pa.RecordBatch))
+            == folders * 50
+        )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 200_000, peaks

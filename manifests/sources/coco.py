@@ -7,10 +7,11 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from manifests.location import encoded_uri, filesystem, local_path, open_binary
-from manifests.record import ImageRecord, Rejection, fold
+from manifests.record import ImageRecord, Rejection, batched, fold
 
 Split = Literal["train", "restval", "val", "test"]
 
@@ -74,12 +75,15 @@ class Coco(BaseModel):
             )
         return self
 
-    def records(self) -> Iterator[ImageRecord | Rejection]:
+    def batches(self) -> Iterator[pa.RecordBatch | Rejection]:
         """One record per listed image in the files' order; rejections: listed things that cannot be used.
 
         Raises ValueError where a file is missing or is not what it should be (naming line and column of broken JSON),
         and where ``images`` is a local path and no folder.
         """
+        return batched(self._records())
+
+    def _records(self) -> Iterator[ImageRecord | Rejection]:
         root = _ImageRoot(self.images)
         for found in self._from_karpathy(self.karpathy) if self.karpathy else self._from_coco():
             if isinstance(found, Rejection):
@@ -100,6 +104,7 @@ class Coco(BaseModel):
                     captions=found.captions,
                     split=found.split,
                     license=found.license,
+                    keys=(f"coco:{found.coco_id}",),
                 )
 
     def _from_coco(self) -> Iterator[_Listed | Rejection]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Literal
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from manifests.record import ImageRecord, Rejection, fold, path_id
+from manifests.record import ImageRecord, Rejection, batched, fold, path_id
 from manifests.sources.captions import CaptionFile
 from manifests.sources.tree import LeftOut, Tree, open_tree, walk
 
@@ -44,11 +45,14 @@ class Folder(BaseModel):
             raise ValueError(f"captions {captions!r}: expected sidecar, none, or the path of a .jsonl or .csv file")
         return captions
 
-    def records(self) -> Iterator[ImageRecord | Rejection]:
+    def batches(self) -> Iterator[pa.RecordBatch | Rejection]:
         """One record per photo; rejections: unreadable folders, links in circles, captions that belong to no photo.
 
         Raises ValueError where the folder does not exist or the caption file is missing or broken.
         """
+        return batched(self._records())
+
+    def _records(self) -> Iterator[ImageRecord | Rejection]:
         tree = open_tree(self.path)
         prefix = "" if self.name == "folder" else f"{self.name}/"
         with ExitStack() as stack:

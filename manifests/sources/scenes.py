@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from manifests.record import ImageRecord, fold
+from manifests.record import ImageRecord, Rejection, batched, fold
 
 
 class Scenes(BaseModel):
@@ -23,8 +24,11 @@ class Scenes(BaseModel):
     name: str = Field(default="scenes", min_length=1)
     split: str = ""
 
-    def records(self) -> Iterator[ImageRecord]:
+    def batches(self) -> Iterator[pa.RecordBatch | Rejection]:
         """One record per scene, by number."""
+        return batched(self._records())
+
+    def _records(self) -> Iterator[ImageRecord]:
         from manifests.scenes import captions, sample_world, scene_uri
 
         for index in range(self.start, self.start + self.count):
