@@ -101,7 +101,7 @@ class _Tally:
 
     def add(self, rejection: Rejection) -> None:
         kind = (rejection.source, rejection.reason)
-        self._counts[kind] = self._counts.get(kind, 0) + 1
+        self._counts[kind] = self._counts.get(kind, 0) + rejection.count
         examples = self._examples.setdefault(kind, [])
         if len(examples) < EXAMPLES or rejection.what < examples[-1]:
             bisect.insort(examples, rejection.what)

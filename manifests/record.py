@@ -67,12 +67,14 @@ class ImageRecord:
 class Rejection:
     """One thing that a source left out: an image, a folder, a caption.
 
-    ``what`` tells the user which; ``reason`` is a phrase from a small set, because reports count by it.
+    ``what`` tells the user which; ``reason`` is a phrase from a small set, because reports count by it. ``count``: of
+    things of one kind, where there are thousands; ``what`` is then the first of them.
     """
 
     source: str
     what: str
     reason: str
+    count: int = 1
 
 
 def path_id(path: str) -> str:
