@@ -13,9 +13,8 @@ from trainer.data.dataset import drawn_caption
 from trainer.data.loader import Loader
 from trainer.embeddings.words import words_of
 from trainer.evaluation.photos_in_order import photos_in_order
-from trainer.evaluation.prismer_speaker import Manner, PrismerSpeaker
+from trainer.evaluation.prismer_speaker import PrismerSpeaker, manner_of
 from trainer.fingerprint import StoreFingerprint
-from trainer.prismer.recipe import PrismerChoice
 from trainer.ranks import DeviceName, joined
 from trainer.trained import Trained, cards_of, open_trained
 
@@ -77,14 +76,3 @@ def asking(
         trained.method.to(ranks.device)
         speaker = PrismerSpeaker(trained.method, trained.tokenizer, manner=manner_of(trained.recipe.method))
     return Asking(trained=trained, speaker=speaker, photos=photos)
-
-
-def manner_of(choice: PrismerChoice) -> Manner:
-    """How the model replies: within the lengths it was trained on. With RoBERTa's words, captions have the paper's 8 to 20."""
-    lengths = (8, 20) if choice.tokenizer else (0, choice.tokens)
-    return Manner(
-        prefix=choice.prefix,
-        caption_tokens=lengths,
-        question_words=choice.words,
-        question_tokens=choice.tokens,
-    )

@@ -136,14 +136,22 @@ def evaluate(
     Captions are written by beam search and scored by pycocoevalcap. Answers are scored by VQA's accuracy, or on rendered scenes
     by whether they are right; beside each kind stands what always giving the most frequent answer would score.
     """
-    from jobs.evaluating import Asked
-    from jobs.evaluating import evaluate as run
+    from pydantic import ValidationError
 
-    asked = Asked(
-        task=task, store=store, splits=split or (), limit=limit, questions=questions, annotations=annotations,
-        choices=choices, measures=measure or (),
-    )  # fmt: skip
-    found = run(checkpoint, asked, say=say, out=out, results=results, device=device, batch_size=batch, weights=weights)
+    from jobs.evaluating import evaluate as run
+    from trainer.evaluation.captions import ALL, QUICK
+    from trainer.evaluation.choice import EvaluationChoice
+
+    measures = [one for one in ALL if one in (measure or QUICK)] + sorted(set(measure or ()) - set(ALL))
+    try:
+        choice = EvaluationChoice(
+            task=task, store=store, splits=split or (), limit=limit, questions=questions, annotations=annotations,
+            choices=choices, measures=measures, batch=batch,
+        )  # fmt: skip
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise JobError(f"--{problem['loc'][0]} {problem['input']}: {problem['msg']}") from error
+    found = run(checkpoint, choice, say=say, out=out, results=results, device=device, weights=weights)
     show(found.lines(), found.to_json(), as_json)
 
 

@@ -23,8 +23,8 @@ from trainer.embeddings.writing import class_table, extended
 from trainer.evaluation.photos_in_order import photos_in_order
 from trainer.evaluation.prismer_speaker import Manner, PrismerSpeaker
 from trainer.evaluation.questions import AllQuestions, Question, scene_questions
-from trainer.evaluation.run import Journal, as_metrics, evaluate, replies_of
-from trainer.evaluation.tasks import Answering, Captioning, Classifying, Reply, Task, by_key, class_names, sentence
+from trainer.evaluation.run import Journal, evaluate, replies_of
+from trainer.evaluation.tasks import Answering, Captioning, Classifying, Reply, by_key, class_names, sentence
 from trainer.prismer.config import Modality, PrismerConfig
 from trainer.prismer.inputs import Inputs
 from trainer.prismer.method import PrismerMethod
@@ -306,15 +306,6 @@ def test_a_caption_is_as_long_as_its_manner_says(store: LabelStore, speaker: Pri
         changed = speaker.in_manner(Manner(caption_tokens=(6, 6), prefix=prefix))
         texts = changed.caption(changed.look(batch), range(5))
         assert {len(text.split()) for text in texts} == {words}, "bos, prefix and eos are tokens as well"
-
-
-def test_a_loop_is_told_numbers_by_task(store: LabelStore, speaker: PrismerSpeaker) -> None:
-    tasks: list[Task] = [Captioning(measures=("BLEU",)), Answering(measure="exact")]
-    numbers = as_metrics(
-        speaker, lambda: batches(store, 5, AllQuestions(scene_questions)), tasks, gathered=ALONE.gathered
-    )
-    found = numbers()
-    assert {"captions/BLEU@4", "answers/accuracy", "answers/accuracy/colour"} <= set(found) and found == numbers()
 
 
 def test_nothing_is_asked_where_there_is_nothing_to_ask(speaker: PrismerSpeaker) -> None:

@@ -203,7 +203,7 @@ def test_what_tensorboard_is_told(tmp_path: Path) -> None:
 
 
 def test_evaluation_changes_no_number_of_training(tmp_path: Path) -> None:
-    def evaluate() -> dict[str, float]:
+    def evaluate(method: Method) -> dict[str, float]:
         torch.rand(3)
         return {"score": float(torch.rand(()))}
 

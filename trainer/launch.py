@@ -42,6 +42,7 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
 
     from trainer import generators
     from trainer.data.loader import Loader
+    from trainer.evaluation.during import during_training
     from trainer.fingerprint import StoreFingerprint
     from trainer.loop import Loop
     from trainer.outline import outline
@@ -58,7 +59,8 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
         try:
             # All ranks build the same model; the loop then gives each random numbers of its own.
             generators.seed_all(recipe.seed)
-            method, dataset, _ = prepared(recipe.method, recipe.data, seed=recipe.seed, folder=folder, ranks=ranks)
+            made = prepared(recipe.method, recipe.data, seed=recipe.seed, folder=folder, ranks=ranks)
+            method, dataset = made.method, made.dataset
             examples = len(dataset.selection)
             if examples < recipe.batch.size:
                 raise RecipeError(
@@ -76,10 +78,19 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
             store = StoreFingerprint.of(
                 dataset.cards, examples=dataset.selection.fingerprint, images=dataset.reader.plan.images
             )
+            during = during_training(recipe, made, ranks)
             if ranks.first:
-                for line in outline(method, dataset):
+                for line in [*outline(method, dataset), *([str(during)] if during else [])]:
                     print(line, file=sys.stderr, flush=True)
-            loop = Loop(method=method, feed=loader, recipe=recipe, ranks=ranks, folder=folder, store=store)
+            loop = Loop(
+                method=method,
+                feed=loader,
+                recipe=recipe,
+                ranks=ranks,
+                folder=folder,
+                store=store,
+                evaluate=during.numbers if during else None,
+            )
             if ranks.first and not loop.checkpoints.steps():
                 # Of a run that goes on, they stay what it was begun with.
                 told = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

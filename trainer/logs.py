@@ -56,6 +56,10 @@ class Clock:
     def wait(self, seconds: float) -> None:
         self._waited += seconds
 
+    def leave_out(self, seconds: float) -> None:
+        """Seconds that were no training."""
+        self._start += seconds
+
     def look(self) -> tuple[float, float]:
         """(seconds, share of them that was waiting); starts again."""
         now = time.perf_counter()

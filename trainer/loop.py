@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from signal import SIGTERM
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.errors import ExpertLabelsError
 from trainer import generators, snapshot
+from trainer.beginning import prepare
 from trainer.checkpoint import About, Checkpoint, Checkpoints
 from trainer.errors import NotFinite, RecipeError
 from trainer.fingerprint import StoreFingerprint
@@ -28,7 +29,7 @@ from trainer.logs import Clock, Logs, Window
 from trainer.method import Batch, Feed, Method
 from trainer.optim import Schedule, Updates, make_adamw
 from trainer.ranks import Ranks
-from trainer.sharding import agree_on_statistics, shared_out, statistics_of, without_exchange
+from trainer.sharding import agree_on_statistics, filled, hollow, shared_out, statistics_of, without_exchange
 from trainer.signals import Signals
 from trainer.training import Split, Training, check_same
 
@@ -36,8 +37,8 @@ from trainer.training import Split, Training, check_same
 OVERFLOWS = 40
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-#: Numbers of the method as it stands, for instance its accuracy on a validation set. Every rank calls it.
-Evaluate = Callable[[], Mapping[str, float]]
+#: Numbers of a method as it stands, in eval and whole on every rank: for instance its accuracy on a validation set. Every rank calls it.
+Evaluate = Callable[[Method], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,8 @@ class Loop:
             raise RecipeError(
                 "`evaluate_every`, `checkpoints.best`: nothing is evaluated in this run; expected neither of them"
             )
-        self._notes = _prepare(method, recipe, store)
+        self._notes = prepare(method, recipe, store)
+        self._hollow = hollow(method) if evaluate and recipe.sharding != "ddp" and ranks.count > 1 else None
         self.method = method.to(ranks.device)
         self._frozen = snapshot.frozen_digest(method)
         self.module = shared_out(method, recipe.sharding, ranks)
@@ -278,12 +280,20 @@ class Loop:
         if self.done == self._saved:
             return
         agree_on_statistics(self._statistics, self.ranks)
-        metrics: dict[str, float] = {}
+        metrics, wrong = dict[str, float](), None
         ends = self.done == self.steps
         if self._evaluate is not None and (ends or self._is_due(self.recipe.evaluate_every)):
-            metrics = self._evaluated(self._evaluate)
-            self._logs.metrics(self.done, metrics)
-        if not (ends or self._stopping or self._is_due(self.recipe.checkpoints.every) or self.recipe.checkpoints.best):
+            metrics, wrong = self._evaluated(self._evaluate)
+            if metrics:
+                self._logs.metrics(self.done, metrics)
+        # What went wrong with the evaluation is told when what was trained until here is safe.
+        if not (
+            wrong
+            or ends
+            or self._stopping
+            or self._is_due(self.recipe.checkpoints.every)
+            or self.recipe.checkpoints.best
+        ):
             return
         snapshot.save(
             self.checkpoints,
@@ -298,36 +308,21 @@ class Loop:
             frozen=None if self.recipe.checkpoints.frozen else self._frozen,
         )
         self._saved = self.done
+        if wrong is not None:
+            raise wrong
 
-    def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
+    def _evaluated(self, evaluate: Evaluate) -> tuple[dict[str, float], ExpertLabelsError | None]:
+        """Numbers, or what went wrong, on every rank."""
+        start = time.perf_counter()
         self.module.eval()
         try:
-            with generators.untouched(self.ranks.device), torch.no_grad():
-                return dict(evaluate())
+            with generators.untouched(self.ranks.device), torch.no_grad(), self._whole() as method:
+                return dict(evaluate(method)), None
+        except ExpertLabelsError as error:
+            return {}, error
         finally:
             self.module.train()
-            self._clock.look()
+            self._clock.leave_out(time.perf_counter() - start)
 
-
-def _prepare(method: Method, recipe: Training, store: StoreFingerprint | None) -> list[str]:
-    """As the recipe wants it, before it is on a device or shared out. Returns lines to say. Raises RecipeError, CheckpointError."""
-    notes: list[str] = []
-    if recipe.start_from is not None:
-        begun = Checkpoint.open(recipe.start_from)
-        notes.append(f"beginning with the weights of {begun.url}")
-        if store is not None and begun.about.store is not None:
-            notes += store.check_classes(begun.about.store, where=begun.url)
-        try:
-            method.start_from(snapshot.weights_of(begun))
-        except ValueError as error:
-            raise RecipeError(f"`start_from`: {begun.url}: {error}") from error
-    try:
-        method.checkpoint_gradients(recipe.gradient_checkpointing)
-    except ValueError as error:
-        raise RecipeError(f"`gradient_checkpointing`: {error}") from error
-    if recipe.compile:
-        if not method.blocks():
-            raise RecipeError(f"`compile`: {type(method).__name__} has no blocks to compile; expected `compile: false`")
-        for block in method.blocks():
-            block.compile()
-    return notes
+    def _whole(self) -> AbstractContextManager[Method]:
+        return nullcontext(self.method) if self._hollow is None else filled(self._hollow, self.method)

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from trainer.data.augmentation import Augmentation
 from trainer.data.order import WINDOW
 from trainer.errors import RecipeError
+from trainer.evaluation.choice import EvaluationChoice
 from trainer.prismer.recipe import PrismerChoice
 from trainer.training import (
     BatchChoice,
@@ -63,10 +64,14 @@ class DataChoice(Section):
 
 
 class Recipe(Training):
-    """What to train, on what, and how. P-Former's and eP-ALM's choices will stand beside Prismer's."""
+    """What to train, on what, and how. P-Former's and eP-ALM's choices will stand beside Prismer's.
+
+    evaluation  what the model is asked every ``evaluate_every`` steps, and at the end
+    """
 
     method: PrismerChoice
     data: DataChoice
+    evaluation: EvaluationChoice | None = None
 
     @model_validator(mode="after")
     def _frozen_networks_come_from_somewhere(self) -> Self:
@@ -77,6 +82,22 @@ class Recipe(Training):
             raise ValueError(
                 f"method.freeze {choice.freeze}: nothing says where the frozen networks come from; expected method.{missing[0]}, "
                 "method.weights or start_from"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_looked_at_is_evaluated(self) -> Self:
+        best = self.checkpoints.best
+        if self.evaluation is None:
+            if self.evaluate_every is not None or best is not None:
+                raise ValueError(
+                    "`evaluate_every`, `checkpoints.best`: nothing is evaluated; expected an `evaluation` too"
+                )
+        elif best is not None and not self.evaluation.knows(best.metric):
+            numbers = {"captions": "captions/CIDEr", "answers": "answers/accuracy", "classes": "classes/accuracy"}
+            raise ValueError(
+                f"checkpoints.best.metric {best.metric}: no number of this evaluation; expected one such as "
+                f"{numbers[self.evaluation.task]}"
             )
         return self
 
@@ -145,6 +166,6 @@ def _first_problem(error: ValidationError) -> str:
 def _known_keys() -> list[str]:
     sections = (
         Recipe, Training, DataChoice, PrismerChoice, BatchChoice, ScheduleChoice, OptimizerChoice, CheckpointChoice, LogChoice,
-        Best, CacheChoice, Augmentation,
+        Best, CacheChoice, Augmentation, EvaluationChoice,
     )  # fmt: skip
     return [key for section in sections for key in get_annotations(section)]

@@ -8,8 +8,9 @@ Source: ZeRO, arXiv:1910.02054.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,30 @@ def cut_like(tensor: Tensor, model: Tensor) -> Tensor:
     if torch.distributed.is_initialized():
         torch.distributed.broadcast(tensor, src=0)
     return tensor
+
+
+def hollow(method: Method) -> Method:
+    """A copy without any numbers in it, nor memory for them; before sharding, for `filled`."""
+    return copy.deepcopy(method).to("meta")
+
+
+@contextmanager
+def filled(empty: Method, method: Method) -> Iterator[Method]:
+    """A `hollow` copy with all that ``method`` has, which may be cut among the ranks; then hollow again.
+
+    Each rank may do with it what it likes: an evaluation uses parts of a method, and not as often on one rank as on another, which
+    with what is cut would wait for the others for ever. All ranks enter, in the same order.
+    """
+    there = dict([*method.named_parameters(remove_duplicate=False), *method.named_buffers(remove_duplicate=False)])
+    empty.to_empty(device=next(method.parameters()).device)
+    here = [*empty.named_parameters(remove_duplicate=False), *empty.named_buffers(remove_duplicate=False)]
+    with torch.no_grad():
+        for name, tensor in here:
+            tensor.copy_(whole(there[name]))
+    try:
+        yield empty.eval()
+    finally:
+        empty.to("meta")
 
 
 def named_tensors(module: nn.Module, *, frozen: bool) -> Iterator[tuple[str, Tensor]]:

@@ -92,6 +92,7 @@ class Training(Section):
     skip_bad_steps  how many steps whose loss or gradients are not finite are left out before the run is given up
     compute         device, sharding (see sharding.py), gradient_checkpointing, compile and deterministic: how, not what
     start_from      a checkpoint or run whose weights to begin with
+    evaluate_every  steps between two evaluations; null: only at the end, if there is one
     """
 
     seed: int = 42
@@ -134,7 +135,7 @@ class Training(Section):
 
 #: Sections that say how and not what: a run may go on with others.
 FREE = (
-    "device", "sharding", "gradient_checkpointing", "compile", "deterministic", "checkpoints", "log", "evaluate_every",
+    "device", "sharding", "gradient_checkpointing", "compile", "deterministic", "checkpoints", "log", "evaluate_every", "evaluation",
     "batch.most_per_rank", "data.store", "data.workers", "data.cache", "skip_bad_steps", "start_from",
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from trainer.data.batch import Batch
 from trainer.prismer.generation import Search
 from trainer.prismer.method import PrismerMethod
+from trainer.prismer.recipe import PrismerChoice
 from trainer.prismer.text import Ids, padded
 from trainer.prismer.texts import Tokens, question_form
 
@@ -49,6 +50,17 @@ class Manner:
 
 #: The manner in which the released checkpoints were evaluated, but for the prefix.
 AS_RELEASED = Manner(answer_tokens=(2, 10), smoothing=0.1)
+
+
+def manner_of(choice: PrismerChoice) -> Manner:
+    """How a model replies that was trained so: within the lengths that it knows. With RoBERTa's words, captions have the paper's
+    8 to 20."""
+    return Manner(
+        prefix=choice.prefix,
+        caption_tokens=(8, 20) if choice.tokenizer else (0, choice.tokens),
+        question_words=choice.words,
+        question_tokens=choice.tokens,
+    )
 
 
 class PrismerSpeaker:

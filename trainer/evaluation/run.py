@@ -36,34 +36,17 @@ def evaluate(
     (Ranks.gathered). Raises ValueError as `replies_of` and the task do.
     """
     said = replies_of(speaker, batches, task, journal=journal, progress=progress)
-    parts = gathered(said) if gathered else [said]
+    everything = by_all(gathered(said) if gathered else [said])
+    return task.score(everything), everything
+
+
+def by_all(parts: Iterable[Sequence[Reply]]) -> list[Reply]:
+    """What all ranks said, by key. Raises ValueError where two of them had one photo."""
     everything = sorted((one for part in parts for one in part), key=lambda one: one.key)
     for one, other in zip(everything, everything[1:], strict=False):
         if one.key == other.key:
             raise ValueError(f"{one.key} was answered twice; expected every photo in one rank's share")
-    return task.score(everything), everything
-
-
-def as_metrics(
-    speaker: Speaker,
-    batches: Callable[[], Iterable[Any]],
-    tasks: Sequence[Task],
-    *,
-    gathered: Callable[[list[Reply]], list[list[Reply]]] | None = None,
-) -> Callable[[], dict[str, float]]:
-    """What the training loop calls now and then: the numbers of all ``tasks``, by name ("captions/CIDEr").
-
-    batches: gives this rank's share anew at every call.
-    """
-
-    def numbers() -> dict[str, float]:
-        found: dict[str, float] = {}
-        for task in tasks:
-            scores, _ = evaluate(speaker, batches(), task, gathered=gathered)
-            found |= {f"{task.name}/{name}": number for name, number in scores.numbers.items()}
-        return found
-
-    return numbers
+    return everything
 
 
 def replies_of(
