@@ -16,7 +16,7 @@ from expert_zoo.weights.needed import weights_folders
 from manifests.sources import AnySource, Folder
 from pipeline.choices import ExpertChoice
 from pipeline.errors import JobError
-from pipeline.photos import Limits
+from pipeline.limits import Limits, Web
 from pipeline.plan import SHARD_SIZE
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -230,4 +230,4 @@ def _first_problem(error: ValidationError) -> str:
 
 def _known_keys() -> list[str]:
     sources = get_args(get_args(AnySource)[0])
-    return [key for model in (Job, Limits, PackChoice, RayChoice, *sources) for key in get_annotations(model)]
+    return [key for model in (Job, Limits, Web, PackChoice, RayChoice, *sources) for key in get_annotations(model)]

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import in_one_line
+from pipeline.limits import Limits, PhotoError
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -42,38 +42,6 @@ _ORIENTATION_TAG = 0x0112
 _JPEG_BLOCK_ROWS = 16
 #: End-of-image markers, beyond the longest JPEG segment (65535 bytes): the file may be cut in the middle of one.
 _JPEG_ENDING = b"\xff\xd9" * 32768
-
-
-class Limits(BaseModel):
-    """What a photo may cost: ``max_pixels`` (width x height, from the header), ``max_bytes`` (of the file)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_pixels: int = Field(100_000_000, gt=0)
-    max_bytes: int = Field(100_000_000, gt=0)
-
-    def check_pixels(self, width: int, height: int) -> None:
-        """Raises PhotoError where an image of that size is beyond the limit, or has no pixel."""
-        if width < 1 or height < 1:
-            raise PhotoError(f"corrupt: the size is {width}x{height}")
-        if width * height > self.max_pixels:
-            raise PhotoError(f"too many pixels: {width}x{height} = {width * height}, the limit is {self.max_pixels}")
-
-    def check_bytes(self, size: int) -> None:
-        """Raises PhotoError where a file of ``size`` bytes is beyond the limit."""
-        if size > self.max_bytes:
-            raise PhotoError(f"too many bytes: {size}, the limit is {self.max_bytes}")
-
-
-class PhotoError(Exception):
-    """A photo that cannot be read. ``reason``: "code: detail"; the codes are
-
-    missing, unreadable, not a file, empty file, too many bytes, not an image, too many pixels, corrupt, out of memory
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 def decode(data: bytes, limits: Limits) -> tuple[NDArray[np.uint8], str, str]:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.record import ImageRecord
-from pipeline.decode import Limits, PhotoError, decode, identify, orientation_of, upright
+from pipeline.decode import decode, identify, orientation_of, upright
 from pipeline.errors import in_one_line
+from pipeline.limits import Limits, PhotoError
 from pipeline.photos import read_bytes, read_photo
 
 #: OpenCV's flags for 1/1, 1/2, 1/4, 1/8. Its names say grey or BGR for all but the first; the flag for RGB overrules that.

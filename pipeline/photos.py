@@ -2,22 +2,27 @@
 
     URI -> bytes (size limit) -> pipeline.decode -> Photo
 
+    file://...                  open, pread              any fsspec URL     one request
+    ...#bytes=1536-20480        these bytes only         ...#row=17&column=image.bytes    pipeline.parquet_cells
+    http://, https://           pipeline.web
+
 Any file whatever ends in a Photo or a PhotoError, and no read waits for a FIFO. `read_photo` is called from several threads.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from pathlib import Path
 from typing import IO
-from urllib.parse import unquote_to_bytes
 
 from expert_zoo.expert import Photo
-from manifests.location import openable
+from manifests.location import Bytes, Cell, openable, split_part
 from manifests.record import ImageRecord
-from pipeline.decode import Limits, PhotoError, decode
+from pipeline.decode import decode
 from pipeline.errors import in_one_line
+from pipeline.limits import Limits, PhotoError
+from pipeline.parquet_cells import read_cell
+from pipeline.places import local_file, open_regular, opened_store
+from pipeline.web import read_web
 
 __all__ = ["Limits", "PhotoError", "read_bytes", "read_photo"]
 
@@ -55,14 +60,16 @@ def read_photo(record: ImageRecord, limits: Limits) -> Photo:
 
 
 def read_bytes(uri: str, limits: Limits) -> bytes:
-    """The file at a record's ``uri``, undecoded. Raises PhotoError, and MemoryError. Thread-safe."""
+    """The file, or part of a file, at a record's ``uri``, undecoded. Raises PhotoError, and MemoryError. Thread-safe."""
     try:
+        file, part = split_part(uri)
+        if isinstance(part, Cell):
+            return read_cell(file, part, limits)
         if uri.startswith("file://"):
-            host, _, path = uri.removeprefix("file://").partition("/")
-            if host not in ("", "localhost"):
-                raise PhotoError(f"unreadable: a file:// URI of the host {host!r}; expected file:///path")
-            return _read_local(os.fsdecode(b"/" + unquote_to_bytes(path)), limits)
-        return _read_remote(uri, limits)
+            return _read_local(local_file(file), part, limits)
+        if uri.startswith(("http://", "https://")):
+            return read_web(uri, limits)
+        return _read_remote(file, part, limits)
     except (PhotoError, MemoryError):
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -71,33 +78,41 @@ def read_bytes(uri: str, limits: Limits) -> bytes:
         raise PhotoError(f"unreadable: {in_one_line(error)}") from error
 
 
-def _read_local(path: str, limits: Limits) -> bytes:
-    _check_regular(Path(path).stat(), limits)
-    # The file may have become another since: without O_NONBLOCK, opening a FIFO waits for somebody to write into it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        _check_regular(os.fstat(descriptor), limits)
+def _read_local(path: str, part: Bytes | None, limits: Limits) -> bytes:
+    with open_regular(path) as (descriptor, size):
+        if part is not None:
+            _check_inside(part, size, limits)
+            return _read_range(descriptor, part)
+        limits.check_bytes(size)
         with open(descriptor, "rb", closefd=False) as file:
             return _read_up_to(file, limits)
-    finally:
-        os.close(descriptor)
 
 
-def _check_regular(status: os.stat_result, limits: Limits) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket or device"
-        raise PhotoError(f"not a file: {kind}")
-    limits.check_bytes(status.st_size)
+def _read_range(descriptor: int, part: Bytes) -> bytes:
+    data = os.pread(descriptor, part.end - part.start, part.start)
+    while len(data) < part.end - part.start:  # a read may be shorter than asked for, of network disks most of all
+        more = os.pread(descriptor, part.end - part.start - len(data), part.start + len(data))
+        if not more:
+            raise PhotoError(f"missing: bytes {part.start} to {part.end}; the file ends at {part.start + len(data)}")
+        data += more
+    return data
 
 
-def _read_remote(uri: str, limits: Limits) -> bytes:
-    import fsspec
-    from fsspec.implementations.local import LocalFileSystem
+def _check_inside(part: Bytes, size: int, limits: Limits) -> None:
+    limits.check_bytes(part.end - part.start)
+    if part.end > size:
+        raise PhotoError(f"missing: bytes {part.start} to {part.end}; the file has {size}")
 
-    filesystem, path = fsspec.url_to_fs(openable(uri))
-    if isinstance(filesystem, LocalFileSystem):
-        return _read_local(path, limits)
-    with filesystem.open(path, "rb") as file:
+
+def _read_remote(uri: str, part: Bytes | None, limits: Limits) -> bytes:
+    files, path = opened_store(openable(uri))
+    if part is not None:
+        limits.check_bytes(part.end - part.start)
+        data = bytes(files.cat_file(path, start=part.start, end=part.end)) if part.end > part.start else b""
+        if len(data) != part.end - part.start:
+            raise PhotoError(f"missing: bytes {part.start} to {part.end}; {len(data)} came")
+        return data
+    with files.open(path, "rb") as file:
         size = getattr(file, "size", None)
         if isinstance(size, int):
             limits.check_bytes(size)

@@ -32,7 +32,7 @@ from manifests.scenes import render_uri
 from manifests.sources import Coco, Folder, Scenes
 from pipeline.audit import agreement
 from pipeline.errors import JobError
-from pipeline.photos import Limits
+from pipeline.limits import Limits, Web
 from pipeline.reader import LabelReader
 from pipeline.store import LabelStore
 from tests.small_store import label
@@ -179,7 +179,8 @@ def fields_of_a_job() -> dict[str, Any]:
     for outer, model in nested.items():
         assert Job.model_fields[outer].default == model()
         flat |= {f"{outer}.{name}": actual(model, name) for name in model.model_fields}
-    return flat
+    assert flat.pop("limits.web") == Web()
+    return flat | {f"limits.web.{name}": actual(Web, name) for name in Web.model_fields}
 
 
 def test_the_job_file_table_names_exactly_the_fields_of_a_job_with_their_defaults() -> None:
