@@ -58,7 +58,7 @@ def agreement(
     committed = {card.column: store.committed(card.column) for pair in pairs for card in pair[:2]}
     for shard in store.plan.shards():
         here = [pair for pair in pairs if shard.index in committed[pair[1].column]]
-        if here:
+        if here and len(shard):
             _compare_shard(store, shard, here, committed)
         if progress is not None:
             progress(shard.index + 1, len(store.plan))

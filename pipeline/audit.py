@@ -10,6 +10,8 @@ committed in between is never taken for garbage; and what is young is never touc
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from pipeline.against import AgreementRow, agreement
 from pipeline.cell_check import DATA_FILE, CellCheck, check_cell
 from pipeline.errors import StoreError
 from pipeline.findings import GRACE_SECONDS, AuditReport, Finding, Garbage, Repairs
+from pipeline.growth import DATA, GROWTH, NUMBERED, GrownPlan
 from pipeline.repair import repair
 from pipeline.storage import TEMPORARY, Entry
 from pipeline.store import ATTEMPTS, CARD, LABELS, MANIFEST, LabelStore
@@ -53,7 +56,7 @@ def audit(
     """
     chosen = [store.column_of(name) for name in columns] if columns is not None else _column_folders(store)
     report = AuditReport(deep=deep, columns=chosen, findings=list(_plan_findings(store, deep)))
-    total = sum(len(store.committed(column)) for column in chosen)
+    total = sum(len(store.committed(column, beyond=True)) for column in chosen)
     with ThreadPoolExecutor(parallel, thread_name_prefix="audit") as pool:
         for column in chosen:
             card = _card(store, column, report)
@@ -90,8 +93,8 @@ def _checks(
 ) -> Iterator[CellCheck]:
     """The checks of a column's committed cells in shard order, never more than ``in_work`` of them begun and not taken."""
     sizes = {name: entry.bytes for name, entry in listed.items()}
-    committed = store.committed(card.column)
-    report.missing += len(store.plan) - sum(index < len(store.plan) for index in committed)
+    committed = store.committed(card.column, beyond=True)
+    report.missing += sum(shard.index not in committed and len(shard) > 0 for shard in store.plan.shards())
     begun: deque[Future[CellCheck]] = deque()
     for index in sorted(committed):
         begun.append(pool.submit(check_cell, store, card, index, sizes, deep=report.deep))
@@ -120,19 +123,34 @@ def _card(store: LabelStore, column: str, report: AuditReport) -> ExpertCard | N
 
 
 def _plan_findings(store: LabelStore, deep: bool) -> Iterator[Finding]:
-    """The manifest inside the store, held against the plan."""
-    try:
-        manifest = Manifest.open(f"{store.storage.url}/{MANIFEST}")
-        if (manifest.fingerprint, len(manifest)) != (store.plan.manifest, store.plan.images):
-            raise ValueError(
-                f"{MANIFEST} is manifest {manifest.fingerprint[:16]} of {len(manifest)} images; the plan was made from "
-                f"{store.plan.manifest[:16]} of {store.plan.images}: restore it"
-            )
-        store.records(store.plan.shard(0))
-        if deep:
-            manifest.verify()
-    except (ValueError, OSError, StoreError) as error:
-        yield Finding(severity="error", column="", shard=None, what=str(error))
+    """The manifests inside the store, held against the plan; and what its growths promise."""
+    for part in store.plan.parts:
+        try:
+            manifest = Manifest.open(f"{store.storage.url}/{part.file}")
+            if (manifest.fingerprint, len(manifest)) != (part.manifest, part.images):
+                raise ValueError(
+                    f"{part.file} is manifest {manifest.fingerprint[:16]} of {len(manifest)} images; the plan was made from "
+                    f"{part.manifest[:16]} of {part.images}: restore it"
+                )
+            store.records(store.plan.shard(part.first))
+            if deep:
+                manifest.verify()
+        except (ValueError, OSError, StoreError) as error:
+            yield Finding(severity="error", column="", shard=None, what=str(error))
+    # Of earlier growths only the images they brought are needed.
+    promised = store.plan.growths[-1].files if isinstance(store.plan, GrownPlan) else []
+    for file in promised:
+        try:
+            with store.storage.open(f"{GROWTH}/{file.name}") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest() if deep else file.sha256
+                found = (stream.seek(0, io.SEEK_END), digest)
+        except OSError as error:
+            what = f"{GROWTH}/{file.name} cannot be read ({error}); restore it"
+        else:
+            if found == (file.bytes, file.sha256):
+                continue
+            what = f"{GROWTH}/{file.name} was changed after it was written; restore it"
+        yield Finding(severity="error", column="", shard=None, what=what)
 
 
 def _sort_out(
@@ -177,6 +195,19 @@ def _garbage_elsewhere(store: LabelStore, grace: float) -> Iterator[Garbage]:
                 age=entry.age,
                 young=entry.age < grace,
                 why="planning that was interrupted",
+            )
+    listed = [entry for entry in store.storage.entries(GROWTH) if not NUMBERED.fullmatch(entry.name)]
+    # Listed before the growths that may name them are read: one that is committed in between keeps its files.
+    plan = LabelStore.open(store.storage.url).plan if listed else store.plan
+    named = {file.name for growth in plan.growths for file in growth.files} if isinstance(plan, GrownPlan) else set()
+    for entry in listed:
+        if entry.name not in named and (DATA.fullmatch(entry.name) or entry.name.startswith(TEMPORARY)):
+            yield Garbage(
+                name=f"{GROWTH}/{entry.name}",
+                bytes=entry.bytes,
+                age=entry.age,
+                young=entry.age < grace,
+                why="a growth that was interrupted",
             )
     for run in sorted(store.storage.names(ATTEMPTS)):
         for entry in store.storage.entries(f"{ATTEMPTS}/{run}"):

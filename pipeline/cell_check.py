@@ -109,8 +109,9 @@ def _judge(
 
 
 def _receipt_problems(store: LabelStore, card: ExpertCard, index: int, receipt: Receipt) -> Iterator[str]:
-    if receipt.plan != store.plan.fingerprint:
-        yield f"the receipt is of plan {receipt.plan}; this store's is {store.plan.fingerprint}"
+    plan = store.plan.part(index).fingerprint
+    if receipt.plan != plan:
+        yield f"the receipt is of plan {receipt.plan}; this store's is {plan}"
     if receipt.column != card.column:
         yield f"the receipt is of column {receipt.column}"
     if receipt.shard != index:
@@ -118,7 +119,7 @@ def _receipt_problems(store: LabelStore, card: ExpertCard, index: int, receipt: 
     if index >= len(store.plan):
         yield f"the plan has {len(store.plan)} shards, so there is no shard {index}"
         return
-    expected = len(store.plan.shard(index))
+    expected = store.plan.shard(index).rows
     if len(receipt.rows) != expected:
         yield f"the receipt counts {len(receipt.rows)} rows; the shard has {expected} images"
     stem = f"{shard_name(index)}.{receipt.attempt}"
@@ -200,7 +201,7 @@ def _table_problems(
         return [("error", f"{receipt.table.name} has not the schema of kind {card.spec.kind!r}; look at: {what}")], []
     rows: list[dict[str, Any]] = table.to_pylist()
     try:
-        expected = [record.image_id for record in store.records(store.plan.shard(receipt.shard))]
+        expected = [record.image_id for record in store.records(store.plan.shard(receipt.shard), dropped=True)]
     except (StoreError, ValueError, OSError) as error:
         return [("error", f"the manifest's rows of this shard cannot be read: {error}")], []
     ids = [row["image_id"] for row in rows]

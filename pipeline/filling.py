@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -22,6 +23,8 @@ from pipeline.reading import Reading
 from pipeline.receipt import Receipt, Seconds
 from pipeline.store import LabelStore
 
+#: Reason code of rows that nobody was asked for, because their image had been dropped.
+DROPPED = "dropped"
 #: A refused cell names this many of the reasons it met.
 SHOWN_REASONS = 3
 
@@ -76,10 +79,19 @@ class EncodeThreads:
 
 
 class CellInWork:
-    """One attempt at one cell. ``old``: the committed cell whose failed rows are asked again; its other rows are kept."""
+    """One attempt at one cell. ``old``: the committed cell whose failed rows are asked again; its other rows are kept.
+
+    ``image_ids``: of all rows of the shard. Nobody is asked for those that were dropped: they are failed rows, or as they were.
+    """
 
     def __init__(
-        self, store: LabelStore, card: ExpertCard, shard: Shard, threads: EncodeThreads, old: CellReader | None = None
+        self,
+        store: LabelStore,
+        card: ExpertCard,
+        shard: Shard,
+        threads: EncodeThreads,
+        image_ids: Sequence[str],
+        old: CellReader | None = None,
     ) -> None:
         self.card = card
         self.seconds = Seconds()
@@ -87,8 +99,9 @@ class CellInWork:
         self._shard = shard
         self._threads = threads
         self._old = old
-        self._old_rows: Iterator[dict[str, object]] = iter(old.rows if old else ())
-        self._asked = {row["image_id"] for row in old.rows if row["status"] == "failed"} if old else None
+        gone = {image_ids[row] for row in shard.dropped}
+        self._old_rows = iter(old.rows if old else _rows_of_dropped(image_ids, gone) if gone else ())
+        self._asked = {row["image_id"] for row in old.rows if row["status"] == "failed"} - gone if old else None
         self._attempt, self._writer = store.writer(card, shard)
         self._on_their_way: list[Future[None]] = []
         self._readable = 0
@@ -160,8 +173,8 @@ class CellInWork:
         for row in self._old_rows:
             if row["image_id"] == image_id:
                 return
-            assert self._old is not None
-            self._on_their_way.append(self._threads.keep(self, self._old.encoded(row)))
+            kept = self._old.encoded(row) if self._old else EncodedRow(row, None)
+            self._on_their_way.append(self._threads.keep(self, kept))
 
     def _refusal(self, failure_limit: float) -> str:
         failed = sum(self._failures.values())
@@ -172,6 +185,18 @@ class CellInWork:
         return (
             f"{self.card.name} failed on {failed} of {self._readable} readable photos of {self._shard.name}: {reasons}"
         )
+
+
+def _rows_of_dropped(image_ids: Sequence[str], gone: set[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a new cell: whole for images that were dropped; of the others only the id, at which to stop."""
+    about = {
+        "status": "failed",
+        "reason": f"{DROPPED}: not in the store's input any more",
+        "height": None,
+        "width": None,
+    }
+    for image_id in image_ids:
+        yield {"image_id": image_id} | (about if image_id in gone else {})
 
 
 def _encode(

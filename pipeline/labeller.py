@@ -94,13 +94,16 @@ class Labeller:
         cells: list[CellInWork] = []
         with ExitStack() as stack:
             threads = EncodeThreads(self._effort.encode_threads, labels_in_flight=max(64, 4 * batch * len(runners)))
+            everyone = self._store.records(shard, dropped=True)
+            image_ids = [record.image_id for record in everyone]
             for runner in runners:
                 column = runner.expert.card.column
-                old = stack.enter_context(self._store.read(column, shard)) if retry else None
-                cells.append(CellInWork(self._store, runner.expert.card, shard, threads, old))
+                old = stack.enter_context(self._store.read(column, shard, dropped=True)) if retry else None
+                cells.append(CellInWork(self._store, runner.expert.card, shard, threads, image_ids, old))
                 stack.callback(cells[-1].close)
             stack.callback(threads.close)  # comes before the cells are closed: then nothing writes into them any more
-            records = [r for r in self._store.records(shard) if any(cell.wants(r.image_id) for cell in cells)]
+            records = [everyone[row] for row in shard.kept]
+            records = [record for record in records if any(cell.wants(record.image_id) for cell in cells)]
             batches = stack.enter_context(closing(self._readings(records, runners, batch, journal)))
             waiting_since = time.perf_counter()
             for readings in batches:

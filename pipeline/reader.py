@@ -27,7 +27,8 @@ from pipeline.store import LabelStore
 class Sample:
     """One image: its record, the upright size that experts saw (None where no expert could read it), and its labels.
 
-    ``labels``: by expert name. An expert whose cell is not committed is absent from it: absence is not a value.
+    ``labels``: by expert name, or by column (``expert@version``) where two versions of the expert are read. An expert whose cell
+    is not committed is absent from it: absence is not a value.
     """
 
     record: ImageRecord
@@ -65,15 +66,26 @@ def size_of(rows: dict[str, dict[str, Any]]) -> tuple[int, int] | None:
     return sizes[0] if sizes else None
 
 
-class LabelReader:
-    """Reads ``columns`` (expert names or ``expert@version``; default: all) of a store.
+def _check_versions(store: LabelStore, columns: Sequence[str]) -> None:
+    by_name: dict[str, str] = {}
+    for column in columns:
+        other = by_name.setdefault(column.split("@")[0], column)
+        if other != column:
+            raise StoreError(
+                f"{store.storage.url} has {other} and {column}; name the one to read as expert@version (--column), or both"
+            )
 
+
+class LabelReader:
+    """Reads ``columns`` (expert names or ``expert@version``; default: all that have a committed cell) of a store.
+
+    Labels go by the expert's name; where two versions of one expert are asked for as ``expert@version``, by that.
     cache: where the shards of a remote store come to first; without one, every member is a request of its own. Of a local store
         nothing is ever copied.
     keep_open: shards that stay open, the last used ones; each is two files per column.
 
     A reader may be pickled, and used in a process that was forked: there it opens its files anew. It is not thread-safe but for
-    `fetch`. Raises StoreError for a column that is not there, or when two versions of one expert would share a name.
+    `fetch`. Raises StoreError for a column that is not there, or when two versions of one expert are there and none is named.
     """
 
     def __init__(
@@ -87,14 +99,17 @@ class LabelReader:
         self.plan = store.plan
         self.cache = cache
         self.keep_open = keep_open
-        chosen = [store.column_of(name) for name in columns] if columns is not None else list(store.columns())
-        self.cards: dict[str, ExpertCard] = {}
-        for column in chosen:
-            card = store.card(column)
-            if card.name in self.cards and self.cards[card.name].column != column:
-                both = f"{self.cards[card.name].column} and {column}"
-                raise StoreError(f"{store.storage.url} has {both}; name the one to read as expert@version (--column)")
-            self.cards[card.name] = card
+        found = store.columns()
+        if columns is None:
+            chosen = [column for column in found if store.committed(column)]
+            _check_versions(store, chosen)
+        else:
+            chosen = list(dict.fromkeys(store.column_of(name) for name in columns))
+        names = [found[column].name for column in chosen]
+        self.cards: dict[str, ExpertCard] = {
+            name if names.count(name) == 1 else column: found[column]
+            for name, column in zip(names, chosen, strict=True)
+        }
         self.committed = {name: store.committed(card.column) for name, card in self.cards.items()}
         self._start(store.storage)
 

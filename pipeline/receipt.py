@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import UnknownFormat
 
-FORMAT = 1
+#: 1 for cells of images that the store was planned with, 2 for those that came later: a version that knows nothing of growth
+#: takes such a cell for one of another version, and leaves it as it is.
+FORMATS = (1, 2)
 PACKAGES = (
     "expert-labels",
     "torch",
@@ -86,7 +88,7 @@ class Rows(BaseModel):
 class _Stated(BaseModel):
     """What a receipt of any format says first."""
 
-    format: object = FORMAT
+    format: object = 1
 
 
 class Receipt(BaseModel):
@@ -94,7 +96,7 @@ class Receipt(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = FORMAT
+    format: int = 1
     column: str
     shard: int
     attempt: str
@@ -116,9 +118,9 @@ class Receipt(BaseModel):
         Raises UnknownFormat, and pydantic's ValidationError for what is no receipt.
         """
         found = _Stated.model_validate_json(data).format
-        if found != FORMAT:
+        if found not in FORMATS:
             raise UnknownFormat(
-                f"the receipt has format {found}; this version knows {FORMAT}: use the version of expert-labels that wrote it"
+                f"the receipt has format {found}; this version knows 1 and 2: use the version of expert-labels that wrote it"
             )
         return cls.model_validate_json(data, extra="ignore")
 

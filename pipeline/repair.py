@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pipeline.cell_check import DATA_FILE
 from pipeline.errors import UnknownFormat
 from pipeline.findings import GRACE_SECONDS, AuditReport, Garbage, Repairs
+from pipeline.growth import GROWTH, GrownPlan
 from pipeline.plan import shard_name
 from pipeline.receipt import Receipt
 from pipeline.storage import Entry
@@ -61,6 +62,11 @@ def _withdraw(store: LabelStore, column: str, index: int, judged: str, done: Rep
 
 def _sweep(store: LabelStore, folder: str, found: list[Garbage], grace: float, done: Repairs) -> None:
     listed = {entry.name: entry for entry in store.storage.entries(folder)}
+    if folder == GROWTH:
+        plan = LabelStore.open(store.storage.url).plan
+        for growth in plan.growths if isinstance(plan, GrownPlan) else ():
+            for file in growth.files:
+                listed.pop(file.name, None)
     for garbage in found:
         name = garbage.name.rpartition("/")[2]
         entry = listed.get(name)

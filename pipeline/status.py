@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from pydantic import BaseModel, Field
 
+from expert_zoo.card import ExpertCard
 from pipeline.errors import StoreError
+from pipeline.growth import GrownPlan
 from pipeline.plan import ShardPlan
 from pipeline.receipt import Receipt, Rows, Seconds
 from pipeline.store import LabelStore, failed_cells
 
 #: Receipts read at once: each is a kilobyte, so on an object store the time is all waiting.
 READERS = 16
+_AT_ONCE = 1024
 
 
 class ColumnStatus(BaseModel):
-    """One column. ``rows`` to ``damaged`` stay None (or 0) unless the receipts were read.
+    """One column. ``rows`` to ``damaged`` stay None (or 0) unless the receipts were read. Dropped images do not count.
 
+    differs              of several versions of one expert: what this one's card has that others' have not, as "key=value"
     committed, missing   cells
     images               in committed cells
     rows                 per status, and how many rows for each reason code, the most frequent first
@@ -32,6 +39,7 @@ class ColumnStatus(BaseModel):
     expert: str
     kind: str
     quantity: str
+    differs: list[str] = Field(default_factory=list)
     committed: int
     missing: int
     images: int
@@ -42,13 +50,21 @@ class ColumnStatus(BaseModel):
 
 
 class Status(BaseModel):
-    """A store's columns and its plan. ``cells`` and ``committed`` are totals over the columns."""
+    """A store's columns and its plan, as it was made. ``cells`` and ``committed`` are totals over the columns.
+
+    ``images``: that are there; ``shards``: that have some. ``growths``: how often the store has grown; ``dropped``: images that were taken out of it.
+    ``unknown``: columns that only a later version can read, and why.
+    """
 
     url: str
     plan: ShardPlan
     plan_fingerprint: str
+    images: int
     shards: int
+    growths: int = 0
+    dropped: int = 0
     columns: list[ColumnStatus] = Field(default_factory=list)
+    unknown: dict[str, str] = Field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -87,25 +103,58 @@ class Status(BaseModel):
 
 def status(store: LabelStore, *, failures: bool = False) -> Status:
     """How far every column is. Lists folders and reads no receipt; with ``failures`` reads them all."""
+    plan = store.plan
+    cards = store.columns()
     found = Status(
-        url=store.storage.url, plan=store.plan, plan_fingerprint=store.plan.fingerprint, shards=len(store.plan)
+        url=store.storage.url,
+        plan=plan.first if isinstance(plan, GrownPlan) else plan,
+        plan_fingerprint=plan.fingerprint,
+        images=plan.images,
+        shards=len(plan),
+        unknown=store.unknown_columns(),
     )
-    for column, card in store.columns().items():
-        # A receipt beyond the plan is `audit`'s business, not a cell.
-        committed = [index for index in store.committed(column) if index < len(store.plan)]
-        last = len(store.plan) - 1
-        shorter = store.plan.shard_size - len(store.plan.shard(last)) if last in committed else 0
+    empty: set[int] = set()
+    if isinstance(plan, GrownPlan):
+        found.growths, found.dropped = len(plan.growths), len(plan.dropped_D)
+        empty = {index for index in np.unique(plan.dropped_D // plan.shard_size).tolist() if not len(plan.shard(index))}
+        found.shards -= len(empty)
+    for column, card in cards.items():
+        committed = store.committed(column) - empty
         about = ColumnStatus(
             column=column,
             expert=card.name,
             kind=card.spec.kind,
             quantity=card.spec.quantity,
+            differs=_differs(card, [other for other in cards.values() if other.name == card.name]),
             committed=len(committed),
-            missing=len(store.plan) - len(committed),
-            images=len(committed) * store.plan.shard_size - shorter,
+            missing=found.shards - len(committed),
+            images=plan.images_of(committed),
         )
         found.columns.append(_with_receipts(store, about, sorted(committed)) if failures else about)
     return found
+
+
+def _differs(card: ExpertCard, versions: Sequence[ExpertCard]) -> list[str]:
+    """What decides a label and is not the same in all versions of an expert, as this one has it."""
+    told = []
+    all_facts = [_facts(version) for version in versions]
+    for name, value in _facts(card).items():
+        if any(facts.get(name) != value for facts in all_facts):
+            told.append(f"{name}={value}")
+    absent = {name for facts in all_facts for name in facts} - _facts(card).keys()
+    return told + sorted(f"no {name}" for name in absent)
+
+
+def _facts(card: ExpertCard) -> dict[str, str]:
+    facts = {"network": card.network, "revision": card.revision}
+    facts |= {f"{weights.file}": (weights.sha256 or "")[:10] for weights in card.weights}
+    facts |= card.preprocessing | card.processing
+    spec = card.spec.model_dump(mode="json")
+    names = spec.pop("class_names")
+    facts |= {name: value for name, value in spec.items() if value is not None}
+    if names:
+        facts["classes"] = f"{len(names)} ({hashlib.sha256(json.dumps(names).encode()).hexdigest()[:6]})"
+    return {name: str(value) for name, value in facts.items()}
 
 
 class FailedRow(BaseModel):
@@ -142,25 +191,36 @@ def failed_rows(store: LabelStore, columns: Sequence[str] | None = None) -> Iter
 
 
 def _with_receipts(store: LabelStore, about: ColumnStatus, committed: Sequence[int]) -> ColumnStatus:
-    rows: list[Rows] = []
+    total = Counter[str]()
+    reasons = Counter[str]()
     seconds = Seconds()
     size = damaged = 0
 
-    def read(index: int) -> Receipt | None:
+    def read(index: int) -> tuple[Receipt, Rows] | None:
+        shard = store.plan.shard(index)
         try:
-            return store.receipt(about.column, store.plan.shard(index))
+            receipt = store.receipt(about.column, shard)
+            if not shard.dropped:
+                return receipt, receipt.rows
+            # The receipt counts dropped images as well.
+            with store.read(about.column, shard, receipt) as cell:
+                return receipt, Rows.count((row["status"], row["reason"]) for row in cell.rows)
         except StoreError:
             return None
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="status") as pool:
-        for receipt in pool.map(read, committed):
-            if receipt is None:
-                damaged += 1
-                continue
-            rows.append(receipt.rows)
-            seconds.add(receipt.seconds)
-            size += receipt.stored
-    read_in = {"rows": _sum_rows(rows), "bytes": size, "seconds": seconds, "damaged": damaged}
+        for few in (committed[at : at + _AT_ONCE] for at in range(0, len(committed), _AT_ONCE)):
+            for found in pool.map(read, few):
+                if found is None:
+                    damaged += 1
+                    continue
+                receipt, rows = found
+                total.update(ok=rows.ok, empty=rows.empty, failed=rows.failed)
+                reasons.update(rows.reasons)
+                seconds.add(receipt.seconds)
+                size += receipt.stored
+    summed = Rows(**total, reasons=dict(reasons.most_common()))
+    read_in = {"rows": summed, "bytes": size, "seconds": seconds, "damaged": damaged}
     return about.model_copy(update=read_in)
 
 

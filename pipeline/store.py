@@ -2,6 +2,7 @@
 
 store.json                                    the ShardPlan, written once
 manifest.parquet                              one row per image in shard order, one row group per shard
+growth/0001.json                              what came and went since then (pipeline/growth.py)
 labels/<expert>@<version>/expert.json         the ExpertCard
 labels/<expert>@<version>/shard-000042.json   the receipt, which names the two files below
 labels/<expert>@<version>/shard-000042.<attempt>.parquet and .tar
@@ -17,22 +18,25 @@ import re
 import socket
 import uuid
 from collections.abc import Iterator
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from expert_zoo.card import ExpertCard
+from expert_zoo.spec import Kind, Quantity
 from manifests.manifest import METADATA_KEY, Manifest, ManifestWriter
 from manifests.record import ImageRecord, from_batch
 from pipeline.cell import CellReader, CellWriter
+from pipeline.changed import ChangedRecords
 from pipeline.errors import DamagedCell, StoreError, UnknownFormat
-from pipeline.plan import FORMAT, Shard, ShardPlan, shard_name
+from pipeline.growth import GrownPlan, grown
+from pipeline.plan import FORMAT, MANIFEST, Part, Shard, ShardPlan, shard_name
 from pipeline.receipt import Receipt, Seconds, installed_packages
 from pipeline.storage import Storage, open_storage
 
 PLAN = "store.json"
-MANIFEST = "manifest.parquet"
 LABELS = "labels"
 ATTEMPTS = "attempts"
 CARD = "expert.json"
@@ -46,7 +50,9 @@ class LabelStore:
     def __init__(self, storage: Storage, plan: ShardPlan) -> None:
         self.storage = storage
         self.plan = plan
-        self._manifest_footer: pq.FileMetaData | None = None
+        self._footers: dict[str, pq.FileMetaData] = {}
+        changed = plan.changed if isinstance(plan, GrownPlan) else None
+        self._changed = ChangedRecords(storage, changed) if changed else None
 
     @classmethod
     def open(cls, url: str) -> LabelStore:
@@ -62,9 +68,10 @@ class LabelStore:
             found = json.loads(text)
             if found.get("format") != FORMAT:
                 raise StoreError(f"{url} has store format {found.get('format')!r}; this version reads format {FORMAT}")
-            return cls(storage, ShardPlan.model_validate(found, extra="ignore"))
+            plan = ShardPlan.model_validate(found, extra="ignore")
         except (ValueError, AttributeError) as error:
             raise StoreError(f"{url}/{PLAN} is not a plan: {error}") from error
+        return cls(storage, grown(storage, plan))
 
     @classmethod
     def create(
@@ -91,30 +98,36 @@ class LabelStore:
                 _check_left_over(storage, plan)
             storage.publish(PLAN, json.dumps(plan.model_dump(mode="json"), indent=1).encode())
         store = cls.open(url)
-        if store.plan.fingerprint != plan.fingerprint:
+        found = store.plan.first if isinstance(store.plan, GrownPlan) else store.plan
+        if found.fingerprint != plan.fingerprint:
             raise StoreError(
-                f"{url} was planned otherwise ({_difference(store.plan, plan)}); a store is never re-cut: "
+                f"{url} was planned otherwise ({_difference(found, plan)}); a store is never re-cut: "
                 "name another store, or restore the job file that made this one"
             )
         return store
 
     # ---- the manifest
 
-    def records(self, shard: Shard) -> list[ImageRecord]:
-        """The shard's images, in manifest order: one row group, one read."""
+    def records(self, shard: Shard, *, dropped: bool = False) -> list[ImageRecord]:
+        """The shard's images, in manifest order: one row group, one read. ``dropped``: with those that were taken out."""
+        part = self.plan.part(shard.index)
         try:
-            with self.storage.open(MANIFEST) as stream:
-                file = pq.ParquetFile(stream, metadata=self._manifest_footer)
-                self._manifest_footer = file.metadata  # of a large manifest, tenths of a second to parse
-                if not _is_cut_by(self.plan, file.metadata):
+            with self.storage.open(part.file) as stream:
+                file = pq.ParquetFile(stream, metadata=self._footers.get(part.file))
+                self._footers[part.file] = file.metadata  # of a large manifest, tenths of a second to parse
+                if not _is_cut_by(part, file.metadata):
                     raise StoreError(
-                        f"{self.storage.url}/{MANIFEST} is not the manifest that {PLAN} cuts into {len(self.plan)} shards "
-                        f"of {self.plan.shard_size}; it was replaced: restore it or make a new store"
+                        f"{self.storage.url}/{part.file} is not the manifest that is cut into {len(part)} shards of "
+                        f"{part.shard_size} here; it was replaced: restore it or make a new store"
                     )
-                table = file.read_row_group(shard.index).combine_chunks()
+                table = file.read_row_group(shard.index - part.first).combine_chunks()
         except (FileNotFoundError, pa.ArrowInvalid) as error:
-            raise StoreError(f"cannot read {self.storage.url}/{MANIFEST}: {error}; restore it") from error
-        return [record for batch in table.to_batches() for record in from_batch(batch)]
+            raise StoreError(f"cannot read {self.storage.url}/{part.file}: {error}; restore it") from error
+        records = [record for batch in table.to_batches() for record in from_batch(batch)]
+        if self._changed is not None:
+            for row, record in self._changed.in_shard(shard.index).items():
+                records[row] = record
+        return records if dropped or not shard.dropped else [records[row] for row in shard.kept]
 
     # ---- columns
 
@@ -129,35 +142,64 @@ class LabelStore:
             )
 
     def columns(self) -> dict[str, ExpertCard]:
-        """Every column's card by column name (``expert@version``), sorted."""
-        found = sorted(name for name in self.storage.names(LABELS) if _COLUMN.fullmatch(name))
-        return {column: self.card(column) for column in found if self.storage.exists(f"{LABELS}/{column}/{CARD}")}
+        """Every column's card by column name (``expert@version``), sorted; without the `unknown_columns`."""
+        return self._cards_and_unknown()[0]
+
+    def unknown_columns(self) -> dict[str, str]:
+        """Columns whose kind or quantity this version does not know, and what is unknown of each."""
+        return self._cards_and_unknown()[1]
+
+    def _cards_and_unknown(self) -> tuple[dict[str, ExpertCard], dict[str, str]]:
+        cards: dict[str, ExpertCard] = {}
+        unknown: dict[str, str] = {}
+        for column in sorted(name for name in self.storage.names(LABELS) if _COLUMN.fullmatch(name)):
+            if self.storage.exists(f"{LABELS}/{column}/{CARD}"):
+                try:
+                    cards[column] = self.card(column)
+                except UnknownFormat as error:
+                    unknown[column] = str(error)
+        return cards, unknown
 
     def card(self, column: str) -> ExpertCard:
+        """Raises UnknownFormat for a kind or quantity of a later version, StoreError where there is no card."""
         name = f"{LABELS}/{column}/{CARD}"
+        data = b""
         try:
-            return ExpertCard.read(self.storage.read(name))
+            data = self.storage.read(name)
+            return ExpertCard.read(data)
         except FileNotFoundError:
             raise StoreError(f"{self.storage.url} has no column {column}; `expert-labels status` lists them") from None
         except ValidationError as error:
+            if of_later := _unknown_words(data):
+                raise UnknownFormat(f"{self.storage.url}/{name}: {of_later}") from error
             raise StoreError(f"{self.storage.url}/{name} is not an expert card: {error}") from error
 
     def column_of(self, name: str) -> str:
-        """The column meant by ``expert`` or ``expert@version``; StoreError if none or more than one fits."""
+        """The column meant by ``expert`` or ``expert@version``; StoreError if none or more than one fits.
+
+        Of several versions of an expert the only one with a committed cell is meant.
+        """
         columns = list(self.columns())
         fitting = [column for column in columns if name in (column, column.split("@")[0])]
+        if len(fitting) > 1:
+            fitting = [column for column in fitting if self.committed(column)] or fitting
         if len(fitting) == 1:
             return fitting[0]
+        if name not in columns and (strange := self.unknown_columns().get(name)):
+            raise UnknownFormat(strange)
         known = ", ".join(fitting or columns) or "none yet"
         problem = "more than one version of" if fitting else "no column"
         raise StoreError(f"{self.storage.url} has {problem} {name!r}; name one of: {known}")
 
     # ---- cells
 
-    def committed(self, column: str) -> set[int]:
-        """Indices of the shards whose cell in ``column`` is committed. Lists receipts, reads none."""
+    def committed(self, column: str, *, beyond: bool = False) -> set[int]:
+        """Indices of the shards whose cell in ``column`` is committed. Lists receipts, reads none.
+
+        ``beyond``: also those of shards that the plan does not have, which is `audit`'s business.
+        """
         matches = map(_RECEIPT.fullmatch, self.storage.names(f"{LABELS}/{column}"))
-        return {int(match[1]) for match in matches if match}
+        return {int(match[1]) for match in matches if match and (beyond or int(match[1]) < len(self.plan))}
 
     def is_committed(self, column: str, shard: Shard) -> bool:
         return self.storage.exists(self._receipt_name(column, shard.index))
@@ -181,17 +223,19 @@ class LabelStore:
             raise UnknownFormat(f"{self.storage.url}/{name}: {error}") from error
         except ValidationError as error:
             raise DamagedCell(f"{name} is not a receipt: {error.errors()[0]['msg']}") from error
-        if receipt.plan != self.plan.fingerprint or receipt.column != column or receipt.shard != shard.index:
+        plan = self.plan.part(shard.index).fingerprint
+        if receipt.plan != plan or receipt.column != column or receipt.shard != shard.index:
             raise StoreError(
                 f"{name} belongs to plan {receipt.plan}, {receipt.column}, shard {receipt.shard}; expected plan "
-                f"{self.plan.fingerprint}, {column}, shard {shard.index}: it came from another store; `expert-labels audit --repair` takes it back"
+                f"{plan}, {column}, shard {shard.index}: it came from another store; `expert-labels audit --repair` takes it back"
             )
         return receipt
 
     def writer(self, card: ExpertCard, shard: Shard) -> tuple[str, CellWriter]:
         """A new attempt at a cell: its unique name and the writer of its two data files."""
         attempt = uuid.uuid4().hex[:12]
-        metadata = {"expert_card": card.model_dump_json(), "plan": self.plan.fingerprint, "shard": str(shard.index)}
+        plan = self.plan.part(shard.index).fingerprint
+        metadata = {"expert_card": card.model_dump_json(), "plan": plan, "shard": str(shard.index)}
         return attempt, CellWriter(self.storage, self._stem(card.column, shard.index, attempt), card, metadata)
 
     def commit(
@@ -210,13 +254,15 @@ class LabelStore:
         garbage; where another one is there by now, or none, the retry came too late and None is returned.
         """
         rows = writer.rows
-        assert len(rows) == len(shard), f"{len(rows)} rows for {len(shard)} images"
+        assert len(rows) == shard.rows, f"{len(rows)} rows for {shard.rows} images"
         table, tar = writer.finish()
+        part = self.plan.part(shard.index)
         receipt = Receipt(
+            format=part.receipt_format,
             column=card.column,
             shard=shard.index,
             attempt=attempt,
-            plan=self.plan.fingerprint,
+            plan=part.fingerprint,
             rows=rows,
             table=table,
             tar=tar,
@@ -233,12 +279,13 @@ class LabelStore:
         return None
 
     def _replace(self, shard: Shard, receipt: Receipt, old: Receipt) -> bool:
-        # No storage replaces on condition: of two retries in the same instant the later one stays, whole as the other.
-        found = self._find_receipt(receipt.column, shard)
-        if found is None or found.attempt != old.attempt:
-            return False
-        self.storage.replace(self._receipt_name(receipt.column, shard.index), receipt.to_bytes())
-        return True
+        def stands(data: bytes) -> bool:
+            try:
+                return Receipt.read(data).attempt == old.attempt
+            except (ValidationError, UnknownFormat):
+                return False
+
+        return self.storage.replace_if(self._receipt_name(receipt.column, shard.index), stands, receipt.to_bytes())
 
     def _publish(self, shard: Shard, receipt: Receipt) -> bool:
         for _ in range(2):  # once more where a receipt was there and was withdrawn before it could be read
@@ -249,8 +296,11 @@ class LabelStore:
                 return found.attempt == receipt.attempt
         return False
 
-    def read(self, column: str, shard: Shard, receipt: Receipt | None = None) -> CellReader:
-        """The committed cell's rows and labels. Raises StoreError or DamagedCell."""
+    def read(self, column: str, shard: Shard, receipt: Receipt | None = None, *, dropped: bool = False) -> CellReader:
+        """The committed cell's rows and labels. Raises StoreError or DamagedCell.
+
+        Its rows are those of `records`, image by image. ``dropped``: with those of images that were taken out.
+        """
         receipt = receipt or self.receipt(column, shard)
         try:
             with self.storage.open(f"{LABELS}/{column}/{receipt.table.name}") as stream:
@@ -260,6 +310,8 @@ class LabelStore:
             raise DamagedCell(
                 f"cell {column}/{shard.name}: {error}; `expert-labels audit --repair` takes it back"
             ) from error
+        if shard.dropped and not dropped and table.num_rows == shard.rows:
+            table = table.take(pa.array(shard.kept, pa.int64()))
         return CellReader(self.card_cached(column), receipt, table, tar)
 
     def remove_files(self, receipt: Receipt) -> None:
@@ -300,12 +352,27 @@ class LabelStore:
         return f"{LABELS}/{column}/{shard_name(index)}.{attempt}"
 
 
+def _unknown_words(data: bytes) -> str:
+    """What in a card's JSON is of a later version: its kind, its quantity; "" if neither."""
+    try:
+        spec = json.loads(data)["spec"]
+        stated = {"kind": (spec["kind"], get_args(Kind)), "quantity": (spec["quantity"], get_args(Quantity))}
+    except (ValueError, KeyError, TypeError):
+        return ""
+    strange = [
+        f"{what} {word!r}" for what, (word, known) in stated.items() if isinstance(word, str) and word not in known
+    ]
+    if not strange:
+        return ""
+    return f"{' and '.join(strange)} is unknown to this version; use the version of expert-labels that wrote it"
+
+
 def missing_cells(store: LabelStore, columns: list[str]) -> Iterator[tuple[Shard, list[str]]]:
-    """Every shard that lacks a cell of ``columns``, with the columns it lacks."""
+    """Every shard that lacks a cell of ``columns``, with the columns it lacks; a shard without images lacks nothing."""
     committed = {column: store.committed(column) for column in columns}
     for shard in store.plan.shards():
         lacking = [column for column in columns if shard.index not in committed[column]]
-        if lacking:
+        if lacking and len(shard):
             yield shard, lacking
 
 
@@ -313,19 +380,28 @@ def failed_cells(store: LabelStore, columns: list[str]) -> Iterator[tuple[Shard,
     """Every shard that has committed cells of ``columns`` with failed rows, with those columns. Reads their receipts."""
     committed = {column: store.committed(column) for column in columns}
     for shard in store.plan.shards():
-        having = [c for c in columns if shard.index in committed[c] and store.receipt(c, shard).rows.failed]
+        having = [c for c in columns if shard.index in committed[c] and has_failures(store, c, shard)]
         if having:
             yield shard, having
 
 
-def _is_cut_by(plan: ShardPlan, found: pq.FileMetaData) -> bool:
-    """Whether a store's manifest is the plan's, with one row group for each of its shards."""
+def has_failures(store: LabelStore, column: str, shard: Shard) -> bool:
+    """Whether a committed cell has failed rows of images that are there."""
+    receipt = store.receipt(column, shard)
+    if not receipt.rows.failed or not shard.dropped:
+        return receipt.rows.failed > 0
+    with store.read(column, shard, receipt) as cell:
+        return any(row["status"] == "failed" for row in cell.rows)
+
+
+def _is_cut_by(part: Part, found: pq.FileMetaData) -> bool:
+    """Whether a manifest is the part's, with one row group for each of its shards."""
     about = (found.metadata or {}).get(METADATA_KEY, b"{}")
     first = found.row_group(0).num_rows if found.num_row_groups else 0
     return (
-        json.loads(about).get("fingerprint") == plan.manifest
-        and found.num_row_groups == len(plan)
-        and first == len(plan.shard(0))
+        json.loads(about).get("fingerprint") == part.manifest
+        and found.num_row_groups == len(part)
+        and first == min(part.shard_size, part.images)
     )
 
 
@@ -333,7 +409,7 @@ def _check_left_over(storage: Storage, plan: ShardPlan) -> None:
     """A manifest without a plan: another process is planning the same, or one was killed between the two files."""
     with storage.open(MANIFEST) as stream:
         left = pq.ParquetFile(stream).metadata
-    if not _is_cut_by(plan, left):
+    if not _is_cut_by(plan.parts[0], left):
         shards = f"{left.num_rows} images in shards of {left.row_group(0).num_rows}"
         raise StoreError(
             f"{storage.url}/{MANIFEST} has {shards} and no {PLAN} beside it; expected the {plan.images} images of manifest "

@@ -414,7 +414,7 @@ def test_a_field_of_the_spec_that_is_not_known_is_part_of_the_version(store: Lab
 
 
 @pytest.mark.parametrize("body", ["ours", "strange"])
-@pytest.mark.parametrize("number", [2, "1.1", None])
+@pytest.mark.parametrize("number", [3, "1.1", None])
 def test_a_receipt_of_another_format_is_left_alone(store: LabelStore, body: str, number: object) -> None:
     """Nobody here knows which files it names, so all that may be its own stay, however old."""
     path = receipt_path(store, "grey")
@@ -426,7 +426,7 @@ def test_a_receipt_of_another_format_is_left_alone(store: LabelStore, body: str,
     before = contents(store)
     report = audit(store, deep=True)
     assert [f.what for f in report.errors] == [
-        f"the receipt has format {number}; this version knows 1: use the version of expert-labels that wrote it"
+        f"the receipt has format {number}; this version knows 1 and 2: use the version of expert-labels that wrote it"
     ]
     assert not report.damaged and not report.garbage
     repairs = repair(store, report)
@@ -440,7 +440,7 @@ def test_a_sweep_spares_what_a_receipt_of_another_format_may_name(store: LabelSt
     plant_garbage(store, age=4000)
     report = audit(store)
     path = receipt_path(store, "grey")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
     os.utime(path, (0, 0))
     repair(store, report)
     assert (path.parent / "shard-000001.0123456789ab.tar").exists()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Self
@@ -86,6 +86,19 @@ class Storage(ABC):
     @abstractmethod
     def replace(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Makes ``name`` hold ``data``, old or new but never a mixture; not ``durable``: may be lost with the machine."""
+
+    def replace_if(self, name: str, stands: Callable[[bytes], bool], data: bytes) -> bool:
+        """As `replace`, if there is such a file and ``stands`` of what it holds; False (and nothing changed) if not.
+
+        Here it looks and then replaces: of two in the same instant the later one stays, whole as the other.
+        """
+        try:
+            if not stands(self.read(name)):
+                return False
+        except FileNotFoundError:
+            return False
+        self.replace(name, data)
+        return True
 
     @abstractmethod
     def settle(self, temporary: str, name: str) -> bool:

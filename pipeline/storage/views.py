@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, NoReturn, cast
 
 from pipeline.storage.cache import FileCache
@@ -57,6 +57,9 @@ class _View(Storage):
         self._refuse(name)
 
     def replace(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        self._refuse(name)
+
+    def replace_if(self, name: str, stands: Callable[[bytes], bool], data: bytes) -> bool:
         self._refuse(name)
 
     def settle(self, temporary: str, name: str) -> bool:
