@@ -18,8 +18,11 @@ from jobs.terminal import AsJson, aligned, say, shortened, show, size
 from pipeline.choices import ExpertChoice
 from pipeline.errors import JobError
 
+#: Who needs a network that is no expert's.
+TRAINING = "training"
+
 app = typer.Typer(
-    help="Fetch, verify and list the experts' weights. Nothing else in this package ever downloads anything.",
+    help="Fetch, verify and list weights: the experts', and those that training begins with. Nothing else in this package ever downloads anything.",
     no_args_is_help=True,
 )
 
@@ -29,6 +32,13 @@ Names = Annotated[
 JobFile = Annotated[
     str | None,
     typer.Option("--job", metavar="JOB.yaml", help="The experts of this job file; their options choose the weights."),
+]
+RecipeFile = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="RECIPE.yaml", help="The networks that this recipe of training begins with."),
+]
+Networks = Annotated[
+    str | None, typer.Option("--networks", metavar="A,B", help="Names of networks that training begins with.")
 ]
 Folder = Annotated[
     str | None,
@@ -40,7 +50,7 @@ Folder = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """A checkpoint, the folder where it belongs, and the experts that need it there."""
+    """A checkpoint, the folder where it belongs, and the experts that need it there; `TRAINING` stands for no expert."""
 
     folder: WeightsFolder
     checkpoint: Checkpoint
@@ -66,6 +76,8 @@ class Needed:
 def fetch(
     experts: Names = None,
     job: JobFile = None,
+    recipe: RecipeFile = None,
+    networks: Networks = None,
     weights: Folder = None,
     at_hand: Annotated[
         bool, typer.Option("--at-hand", help="Download nothing: record files that were put into the folder by hand.")
@@ -76,12 +88,13 @@ def fetch(
     from expert_zoo.weights.fetch import fetch as bring
     from expert_zoo.weights.fetch import record_at_hand
 
-    if experts is None and job is None:
+    if experts is None and job is None and recipe is None and networks is None:
         raise JobError(
-            "fetch what? name experts with --experts, or a job file with --job; `expert-labels experts` lists them"
+            "fetch what? name experts with --experts, a job file with --job, or a recipe of training with --recipe; "
+            "`expert-labels weights list` lists them"
         )
     done, failures = [], []
-    for needed in _needed(experts, job, weights):
+    for needed in _all_needed(experts, job, recipe, networks, weights):
         checkpoint = needed.checkpoint
         if not checkpoint.commercial_use:
             say(f"licence: {checkpoint.name} is for non-commercial use ({checkpoint.licence}; {checkpoint.page})")
@@ -110,27 +123,41 @@ def fetch(
 
 
 @app.command()
-def verify(experts: Names = None, job: JobFile = None, weights: Folder = None, as_json: AsJson = False) -> None:
-    """Read every byte of the weights at hand and compare their digests. Default: of all experts.
+def verify(
+    experts: Names = None,
+    job: JobFile = None,
+    recipe: RecipeFile = None,
+    networks: Networks = None,
+    weights: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of the weights at hand and compare their digests. Default: all that are known.
 
-    Exit code 1 if something is damaged, or if experts were named and their weights are missing.
+    Exit code 1 if something is damaged, or if something was named and its weights are missing.
     """
-    asked = _needed(experts, job, weights)
+    asked = _all_needed(experts, job, recipe, networks, weights)
     rows, troubles = [], []
     for needed in asked:
         state, why = _state_of(needed)
         rows.append(needed.to_json(state=state, why=why))
-        if state == "damaged" or (state == "missing" and (experts or job)):
+        if state == "damaged" or (state == "missing" and (experts or job or recipe or networks)):
             troubles.append(why)
     show(_table(rows) + troubles, rows, as_json)
     raise typer.Exit(1 if troubles else 0)
 
 
 @app.command("list")
-def list_(experts: Names = None, job: JobFile = None, weights: Folder = None, as_json: AsJson = False) -> None:
-    """Which weights there are, whether they are at hand, and what their licences allow. Default: of all experts."""
+def list_(
+    experts: Names = None,
+    job: JobFile = None,
+    recipe: RecipeFile = None,
+    networks: Networks = None,
+    weights: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which weights there are, whether they are at hand, and what their licences allow. Default: all that are known."""
     rows = []
-    for needed in _needed(experts, job, weights):
+    for needed in _all_needed(experts, job, recipe, networks, weights):
         rows.append(needed.to_json(state="at hand" if needed.folder.at_hand(needed.checkpoint) else "missing"))
     show(_table(rows), rows, as_json)
 
@@ -215,11 +242,52 @@ def _needed(experts: str | None, job: str | None, weights: str | None) -> list[N
     return list(found.values())
 
 
+def _all_needed(
+    experts: str | None, job: str | None, recipe: str | None, networks: str | None, weights: str | None
+) -> list[Needed]:
+    """Of experts and of training; of both where nothing is named. Raises ExpertLabelsError."""
+    named = recipe is not None or networks is not None
+    found = [] if named and experts is None and job is None else _needed(experts, job, weights)
+    if named or (experts is None and job is None):
+        found += _of_training(recipe, networks, weights)
+    return list({needed.folder.path(needed.checkpoint): needed for needed in reversed(found)}.values())[::-1]
+
+
+def _of_training(recipe: str | None, networks: str | None, weights: str | None) -> list[Needed]:
+    """The networks of a recipe, those that are named, or all."""
+    from trainer.networks import CLIP_OF_EMBEDDINGS, NETWORKS, places_of, vectors_are_missing
+    from trainer.recipe import load_recipe
+
+    found = []
+    if recipe is not None:
+        chosen = load_recipe(recipe)
+        for place in places_of(chosen):
+            if place.checkpoint is None:
+                say(f"{place.key}: {place.folder} is a folder of your own, from which nothing can be fetched")
+                continue
+            folder = WeightsFolder(weights) if weights else place.weights_folder
+            found.append(Needed(folder, place.checkpoint, (TRAINING,)))
+        if vectors_are_missing(chosen):
+            found.append(Needed(WeightsFolder(weights), CLIP_OF_EMBEDDINGS, (TRAINING,)))
+        if not found:
+            say(f"{recipe}: nothing to fetch, it begins with no network of other people")
+    names = [name.strip() for name in networks.split(",")] if networks is not None else [] if recipe else list(NETWORKS)
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown:
+        raise JobError(f"no network {unknown[0]!r}; expected some of {', '.join(NETWORKS)}")
+    return found + [Needed(WeightsFolder(weights), NETWORKS[name], (TRAINING,)) for name in names]
+
+
 def _state_of(needed: Needed) -> tuple[str, str]:
     """(at hand, missing or damaged; why), after reading every byte."""
     folder, checkpoint = needed.folder, needed.checkpoint
     try:
-        folder.verified(checkpoint, expert=needed.experts[0])
+        of_training = needed.experts == (TRAINING,)
+        folder.verified(
+            checkpoint,
+            expert="" if of_training else needed.experts[0],
+            fetch=f"--networks {checkpoint.name}" if of_training else "",
+        )
     except ValueError as error:
         there = all(w.sha256 and (folder.path(checkpoint) / w.file).is_file() for w in folder.weights(checkpoint))
         return "damaged" if there else "missing", str(error)
@@ -228,7 +296,7 @@ def _state_of(needed: Needed) -> tuple[str, str]:
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
-        return ["no expert here needs weights of its own"]
+        return ["nothing here needs weights of its own"]
     table = [["checkpoint", "experts", "state", "size", "revision", "commerce", "licence"]]
     for row in rows:
         known = size(row["bytes"]) if row["bytes"] else "-"

@@ -195,7 +195,10 @@ def test_words_are_kept_as_they_are_encoded(tmp_path: Path, monkeypatch: pytest.
 def test_without_clip_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "empty"))
     store = small_store(tmp_path, [Darkness()], photos=2)
-    with pytest.raises(ValueError, match="weights of embeddings are missing"):
+    with pytest.raises(
+        ValueError,
+        match="weights of clip-vit-large-patch14 are missing.*weights fetch --networks clip-vit-large-patch14`",
+    ):
         embed(store, str(tmp_path / "out"), means=Means(), say=said)
     assert not (tmp_path / "out").exists()
 
@@ -417,7 +420,10 @@ def test_released_tables_become_a_folder_without_clip_where_no_word_was_read(tmp
     means = Means(method="released", released=str(tmp_path), weights_folder=str(tmp_path / "none"))
     assert embed(store, str(tmp_path / "out"), means=means, say=said).lists == 1
     label(store, [Signs()])
-    with pytest.raises(ValueError, match="weights of embeddings are missing"):
+    with pytest.raises(
+        ValueError,
+        match="weights of clip-vit-large-patch14 are missing.*weights fetch --networks clip-vit-large-patch14`",
+    ):
         embed(store, str(tmp_path / "out"), means=means, say=said)
 
 

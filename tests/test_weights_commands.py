@@ -23,9 +23,11 @@ from jobs.cli import app
 from jobs.job import load_choices, load_job
 from jobs.labelling import label
 from jobs.planning import packs_of
+from jobs.weights_commands import TRAINING
 from pipeline.errors import JobError
 from tests.jobs_at_work import ROOT, labels_of, make_photos, write_job
 from tests.weights_server import Server, serving, sha256
+from trainer.networks import NETWORKS
 
 runner = CliRunner()
 USE = "tests.weights_server:Weighty"
@@ -118,7 +120,9 @@ def test_one_checkpoint_that_cannot_be_had_does_not_keep_the_others_back(server:
 def test_every_checkpoint_of_the_catalog_is_listed_once_with_its_licence(tmp_path: Path) -> None:
     found = rows("weights", "list", "--weights", str(tmp_path / "none"))
     needing = {name for name in EXPERTS if isinstance(create(name), NeedsCheckpoint)}
-    assert needing and {name for row in found for name in row["experts"]} == needing
+    assert needing and {name for row in found for name in row["experts"]} == {*needing, TRAINING}
+    of_training = {row["checkpoint"] for row in found if TRAINING in row["experts"]}
+    assert of_training == set(NETWORKS) and {"roberta-base", "pretrain_prismerz_large"} < of_training
     assert len({row["checkpoint"] for row in found}) == len(found)
     assert all(row["licence"] and row["page"].startswith("https://") and row["state"] == "missing" for row in found)
     assert not (tmp_path / "none").exists(), "looking makes nothing"

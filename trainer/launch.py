@@ -45,6 +45,7 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
     from trainer.evaluation.during import during_training
     from trainer.fingerprint import StoreFingerprint
     from trainer.loop import Loop
+    from trainer.networks import check_at_hand
     from trainer.outline import outline
     from trainer.prismer.method import prepared
     from trainer.ranks import joined
@@ -59,6 +60,7 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
         try:
             # All ranks build the same model; the loop then gives each random numbers of its own.
             generators.seed_all(recipe.seed)
+            ranks.by_first(lambda: check_at_hand(recipe))
             made = prepared(recipe.method, recipe.data, seed=recipe.seed, folder=folder, ranks=ranks)
             method, dataset = made.method, made.dataset
             examples = len(dataset.selection)

@@ -22,6 +22,7 @@ from trainer.embeddings.folder import Embeddings
 from trainer.embeddings.table import EmbeddingTable
 from trainer.embeddings.writing import extended, make_encoder, means_of
 from trainer.errors import CheckpointError
+from trainer.networks import folder_of
 from trainer.prismer.inputs import Inputs
 from trainer.prismer.loss import Objective
 from trainer.prismer.method import PrismerMethod, begin, config_of, tables_of
@@ -85,7 +86,7 @@ def open_trained(
         ) from error
     choice = recipe.method
     try:
-        tokenizer = Tokens(Path(choice.tokenizer) if choice.tokenizer else _run_of(url))
+        tokenizer = Tokens(folder_of(choice.tokenizer) if choice.tokenizer else _run_of(url))
         config = config_of(choice, tokenizer)
         tables = _with_words(tables_of(choice, cards), cards, choice.embeddings, words, weights)
         scaling = AS_RELEASED if choice.as_released else Scaling()

@@ -74,14 +74,14 @@ class WeightsFolder:
                 return False
         return True
 
-    def verified(self, checkpoint: Checkpoint, *, expert: str = "") -> Path:
+    def verified(self, checkpoint: Checkpoint, *, expert: str = "", fetch: str = "") -> Path:
         """The checkpoint's folder, every byte of its files read and their digests as stated.
 
-        ``expert``: for whom, so that the error can name the command to run. Raises ValueError: a file is missing, or
-        damaged, or nobody ever said what its digest is.
+        ``expert``: for whom, so that the error can name the command to run; ``fetch``: its options, where no expert is meant.
+        Raises ValueError: a file is missing, or damaged, or nobody ever said what its digest is.
         """
         entry = self._entry_that_counts(checkpoint)
-        fetch = f"`expert-labels weights fetch {f'--experts {expert}' if expert else '--job JOB.yaml'}`"
+        fetch = f"`expert-labels weights fetch {fetch or (f'--experts {expert}' if expert else '--job JOB.yaml')}`"
         for file in checkpoint.files:
             path, stated = _stated(file, entry)
             at = self.path(checkpoint) / path

@@ -18,29 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from expert_zoo.networks.pretrained import CONFIG, PICKLED, SAFETENSORS, load_pretrained
+from expert_zoo.networks.pretrained import PICKLED, SAFETENSORS, load_pretrained
 from expert_zoo.networks.tokenizer_file import TOKENIZER, load_tokenizer
-from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 from expert_zoo.weights.folder import WeightsFolder
 from trainer.embeddings.basis import Basis
 from trainer.embeddings.origin import BACKGROUND, Origin
+from trainer.networks import CLIP_OF_EMBEDDINGS as CLIP
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-REPO = "openai/clip-vit-large-patch14"
-CLIP = Checkpoint(
-    name=REPO.partition("/")[2],
-    repo=REPO,
-    files=(
-        CheckpointFile(path=CONFIG),
-        CheckpointFile(path=SAFETENSORS, or_else=PICKLED),
-        CheckpointFile(path=TOKENIZER),
-    ),
-    licence="MIT",
-    commercial_use=True,
-    page=f"https://huggingface.co/{REPO}",
-)
 BATCH = 256
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
 #: How the tokenizer marks a piece that ends a word.
@@ -145,7 +132,7 @@ def load_clip(weights_folder: str | None, *, device: str) -> ClipTexts:
     device: "auto" is a GPU where there is one.
     """
     folder = WeightsFolder(weights_folder)
-    path = folder.verified(CLIP, expert="embeddings")
+    path = folder.verified(CLIP, fetch=f"--networks {CLIP.name}")
     where = "cuda" if torch.cuda.is_available() else "cpu"
     return ClipTexts(path, device=torch.device(where if device == "auto" else device))
 
@@ -157,4 +144,4 @@ def encoder_name(weights_folder: str | None) -> str:
         for weights in WeightsFolder(weights_folder).weights(CLIP)
         if weights.file in (SAFETENSORS, PICKLED)
     ]
-    return f"{REPO}, weights {digests[0][:16]}"
+    return f"{CLIP.repo}, weights {digests[0][:16]}"

@@ -22,6 +22,7 @@ from trainer.embeddings.folder import Embeddings
 from trainer.embeddings.table import EmbeddingTable
 from trainer.errors import RecipeError
 from trainer.method import Method, Stats
+from trainer.networks import folder_of, weights_file_of
 from trainer.prismer.backbones import load_clip, load_roberta
 from trainer.prismer.checkpoint import POSITIONS, load_into
 from trainer.prismer.config import CHANNELS, EMBEDDING, PrismerConfig
@@ -114,7 +115,7 @@ def _task(choice: PrismerChoice, data: DataChoice, store: LabelStore, folder: Pa
         return Questions(tokenizer=tokenizer, book=book, words=choice.words, tokens=choice.tokens)
 
     if choice.tokenizer is not None:
-        return made(Tokens(Path(choice.tokenizer)))
+        return made(Tokens(folder_of(choice.tokenizer)))
     if ranks.first and not (folder / TOKENIZER).exists():
         write_words([""], folder)
         task, wanted = made(Tokens(folder)), _Wanted(data)
@@ -209,13 +210,13 @@ def tables_of(choice: PrismerChoice, cards: Mapping[str, ExpertCard]) -> dict[st
 def begin(model: Prismer, choice: PrismerChoice) -> None:
     """The weights that training begins with, where the recipe names any. Raises ValueError."""
     if choice.weights is not None:
-        path = Path(choice.weights)
+        path = weights_file_of(choice.weights)
         if path.suffix == ".safetensors":
             load_into(model, path)
         else:
             fill_released(model, read_tensors(path), path=path)
         return
     if choice.clip is not None:
-        load_clip(model.encoder, Path(choice.clip))
+        load_clip(model.encoder, folder_of(choice.clip))
     if choice.roberta is not None:
-        load_roberta(model.decoder, Path(choice.roberta))
+        load_roberta(model.decoder, folder_of(choice.roberta))

@@ -15,9 +15,9 @@ class PrismerChoice(Section):
 
     resolution, label_resolution   pixels per side; null: the size's own
     freeze          ``nothing``; ``vision``: CLIP's blocks; ``backbones``: CLIP's blocks and RoBERTa's layers
-    clip, roberta   folders of the networks to begin with, in transformers' form
-    weights         a Prismer to begin with instead: a released checkpoint, or a file of our own
-    tokenizer       a folder with RoBERTa's tokenizer.json; null: of the whole words in the training texts, kept with the run
+    clip, roberta   networks to begin with: names that `expert-labels weights list` has, or folders in transformers' form
+    weights         a Prismer to begin with instead: a released one by its name or its file, or a file of our own
+    tokenizer       RoBERTa, by name or folder; null: one of the whole words in the training texts, which is kept with the run
     embeddings      folder or URL of the vectors of class names and words (`expert-labels embed`)
     task            ``caption``, or ``question``: then ``questions`` is "scenes", or a file of JSON lines
     prefix          what every caption begins with, and is given
