@@ -69,7 +69,8 @@ def test_coco_captions_file(tmp_path: Path) -> None:
     )
     assert (second.captions, second.license) == (("first of 42", "second of 42"), "")
     assert [(r.what, r.reason) for r in rejections] == [
-        (f"{source.captions}, annotations[4]", "caption of an image that is not listed")
+        (f"{source.captions}, annotations[3]", "empty caption"),
+        (f"{source.captions}, annotations[4]", "caption of an image that is not listed"),
     ]
     checked = split(source.model_copy(update={"check_files": True}))
     assert [r.image_id for r in checked[0]] == ["coco_000000000042"]
@@ -110,7 +111,9 @@ def test_karpathy_file_gives_the_splits_asked_for(tmp_path: Path) -> None:
         ("coco_000000000003", "train", ("A man, 3.",), None),
     ]
     assert records[0].uri == "s3://bucket/coco%20images/val2014/COCO_val2014_000000000002.jpg"
-    assert [r.reason for r in rejections] == ["image without a numeric id or a file name"]
+    assert [r.reason for r in rejections] == [
+        "empty caption", "empty caption", "image without a numeric id or a file name",
+    ]  # fmt: skip
 
 
 def test_coco_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
@@ -123,12 +126,12 @@ def test_coco_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     refuses("cannot read .*c.json: No such file")
     file.write_text('{\n "images": [],\n "annotations": [{"id": 1,')
     refuses(r"c.json: broken JSON in line 3, column 2. .*cut short\?")
-    file.write_bytes(b'{"images": "\xff"}')
-    refuses("c.json: byte 12 is not UTF-8")
+    file.write_text('{"images": "none", "annotations": []}')
+    refuses("c.json: an object with images, annotations and no list 'images'")
     file.write_text('[{"image_id": 42, "caption": "a result"}]')
     refuses("c.json: a list and no list 'images'; expected a COCO captions or instances file")
     file.write_text('{"images": [], "dataset": "coco"}')
-    refuses("c.json: an object with images and no list 'annotations'")
+    refuses("c.json: an object with images, dataset and no list 'annotations'")
     write_json(file, CAPTIONS)
     refuses("images: .*nowhere is not a folder", images=str(tmp_path / "nowhere"))
 

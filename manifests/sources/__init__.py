@@ -6,11 +6,32 @@ from typing import Annotated
 
 from pydantic import Field
 
+from manifests.sources.caption_list import CaptionList
 from manifests.sources.coco import Coco
+from manifests.sources.conceptual_captions import Cc3m, Cc12m
 from manifests.sources.folder import Folder
+from manifests.sources.nocaps import Nocaps
+from manifests.sources.sbu import Sbu
 from manifests.sources.scenes import Scenes
+from manifests.sources.table import Table
+from manifests.sources.visual_genome import VisualGenome
 
 #: The table of sources: ``source:`` in a job file chooses among them.
-AnySource = Annotated[Folder | Coco | Scenes, Field(discriminator="source")]
+AnySource = Annotated[
+    Folder | Coco | VisualGenome | Nocaps | Cc3m | Cc12m | Sbu | CaptionList | Table | Scenes,
+    Field(discriminator="source"),
+]
 
-__all__ = ["AnySource", "Coco", "Folder", "Scenes"]
+__all__ = [
+    "AnySource",
+    "CaptionList",
+    "Cc12m",
+    "Cc3m",
+    "Coco",
+    "Folder",
+    "Nocaps",
+    "Sbu",
+    "Scenes",
+    "Table",
+    "VisualGenome",
+]

@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-import json
-import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from manifests.location import encoded_uri, filesystem, local_path, open_binary
-from manifests.record import ImageRecord, Rejection, batched, fold
+from manifests.json_parts import parts
+from manifests.record import ImageRecord, Rejection, batched, flickr_key
+from manifests.sources.caption_text import caption_of
+from manifests.sources.coco_layout import NO_ID, TWICE, Layout, dicts, is_id, read_layout, size_of
+from manifests.sources.image_root import MISSING, OUTSIDE, ImageRoot
+from manifests.sources.tree import Found, open_tree, walk
 
 Split = Literal["train", "restval", "val", "test"]
 
-#: The keys used here, of any object of the files: all others are dropped while the file is parsed.
-_KEPT = frozenset(
-    {
-        "images",
-        "annotations",
-        "licenses",
-        "id",
-        "image_id",
-        "file_name",
-        "width",
-        "height",
-        "license",
-        "name",
-        "caption",
-    }
-    | {"cocoid", "filepath", "filename", "split", "sentences", "raw"}
-)
+_LISTS = "a COCO captions or instances file"
+_KARPATHY = "Karpathy's dataset_coco.json"
+#: 000000391895.jpg of 2017, COCO_val2014_000000391895.jpg of 2014 and its like.
+_NUMBERED = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d{12})\.[A-Za-z]+")
 
 
 class Coco(BaseModel):
     """COCO images below ``images`` (local folder or fsspec URL), as one of these lists them:
 
     captions     captions_train2017.json and its like: the images of that file, with captions by annotation id
-    instances    instances_train2017.json and its like: its images too, and sizes where the captions file has none
+    instances    instances_train2017.json, image_info_test2015.json and their like: their images too, and sizes where the
+                 captions file has none
     karpathy     dataset_coco.json: the images of the ``splits`` asked for, their path being filepath/filename
 
-    ``split`` is what the records of captions and instances say; those of Karpathy's file say what the file does.
-    ``check_files``: look for every image file now; without it a missing one is found when it is labelled.
+    file_names   "as listed": the list's names, relative to ``images``; "by number": whatever file below ``images`` has the
+                 image's number in its name, so that the lists of one year find the pictures of the other. Where both
+                 years lie there, the first in the alphabet of paths
+    split        what the records of captions and instances say; those of Karpathy's file say what the file does
+    check_files  look for every image file now; without it a missing one is found when it is labelled
 
-    Such a file is one JSON object, so memory does grow with it: twice the file's size while it is read, then ids, names,
-    sizes and captions. Boxes, polygons, tokens and URLs are dropped while parsing. Records stream from there.
+    Records have the keys ``coco:<id>`` and, where the file has the picture's address at Flickr, ``flickr:<number>``.
+    Memory: ids, names, sizes and captions of all images; boxes, polygons and tokens are dropped while reading.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +50,7 @@ class Coco(BaseModel):
     instances: str | None = None
     karpathy: str | None = None
     splits: tuple[Split, ...] = ()
+    file_names: Literal["as listed", "by number"] = "as listed"
     check_files: bool = False
     name: str = Field(default="coco", min_length=1)
     split: str = ""
@@ -84,19 +79,25 @@ class Coco(BaseModel):
         return batched(self._records())
 
     def _records(self) -> Iterator[ImageRecord | Rejection]:
-        root = _ImageRoot(self.images)
-        for found in self._from_karpathy(self.karpathy) if self.karpathy else self._from_coco():
+        root = ImageRoot(self.images, holds="the COCO images")
+        numbered = _numbered(self.images) if self.file_names == "by number" else None
+        for found in self._from_karpathy(self.karpathy) if self.karpathy else self._from_lists():
             if isinstance(found, Rejection):
                 yield found
                 continue
-            record_uri = root.uri(found.path)
-            if record_uri is None:
-                yield Rejection(self.name, f"{found.where}: {found.path!r}", "file name leads out of the image folder")
-            elif self.check_files and not root.has(found.path):
-                yield Rejection(self.name, f"{found.where}: {record_uri}", "image file is missing")
+            path = found.path if numbered is None else numbered.get(found.coco_id)
+            record_uri = None if path is None else root.uri(path)
+            if path is None:
+                yield Rejection(
+                    self.name, f"{found.where}: no file of number {found.coco_id} below {self.images}", MISSING
+                )
+            elif record_uri is None:
+                yield Rejection(self.name, f"{found.where}: {path!r}", OUTSIDE)
+            elif self.check_files and numbered is None and not root.has(path):
+                yield Rejection(self.name, f"{found.where}: {record_uri}", MISSING)
             else:
                 yield ImageRecord(
-                    image_id=f"coco_{found.coco_id:012d}",
+                    image_id=coco_id(found.coco_id),
                     source=self.name,
                     uri=record_uri,
                     width=found.width,
@@ -104,74 +105,71 @@ class Coco(BaseModel):
                     captions=found.captions,
                     split=found.split,
                     license=found.license,
-                    keys=(f"coco:{found.coco_id}",),
+                    keys=(coco_key(found.coco_id), *found.keys),
                 )
 
-    def _from_coco(self) -> Iterator[_Listed | Rejection]:
+    def _from_lists(self) -> Iterator[_Listed | Rejection]:
         listed: dict[int, _Listed] = {}
-        captions: dict[int, list[tuple[int, str]]] = {}
-        for where in filter(None, (self.captions, self.instances)):
-            content = _parse(where, ("images", "annotations"), "a COCO captions or instances file")
-            licences = _licences(content.get("licenses"))
-            for position, image in enumerate(content["images"]):
-                found = self._listed(where, position, image.get("id"), image.get("file_name"))
-                if isinstance(found, Rejection):
-                    yield found
-                    continue
-                found = found._replace(
-                    width=_size(image.get("width")),
-                    height=_size(image.get("height")),
-                    license=licences.get(str(image.get("license")), ""),
-                    split=self.split,
-                )
-                before = listed.get(found.coco_id)
+        if self.captions:
+            layout = read_layout(self.captions, source=self.name, expected=_LISTS)
+            yield from layout.rejections
+            listed = {number: self._listed(layout, number, image) for number, image in layout.images.items()}
+        if self.instances:
+            layout = read_layout(self.instances, source=self.name, expected=_LISTS, needed=("images",))
+            yield from layout.rejections
+            for number, image in layout.images.items():
+                before, found = listed.get(number), self._listed(layout, number, image)
                 if before is None:
-                    listed[found.coco_id] = found
+                    listed[number] = found
                 elif before.width is None or before.height is None:
-                    listed[found.coco_id] = before._replace(width=found.width, height=found.height)
-            if where == self.captions:
-                yield from self._collect_captions(where, content["annotations"], listed, captions)
-            del content  # two parsed files at once would be the peak of memory
-        for coco_id, image in listed.items():
-            in_order = sorted(captions.pop(coco_id, ()))
-            yield image._replace(captions=tuple(caption for _, caption in in_order))
+                    listed[number] = before._replace(width=found.width, height=found.height)
+        yield from listed.values()
 
-    def _collect_captions(
-        self, where: str, annotations: list[Any], listed: dict[int, _Listed], captions: dict[int, list[tuple[int, str]]]
-    ) -> Iterator[Rejection]:
-        for position, entry in enumerate(_dicts(annotations)):
-            caption, number, coco_id = entry.get("caption"), entry.get("id"), entry.get("image_id")
-            if not isinstance(caption, str) or not isinstance(number, int):
-                yield Rejection(self.name, f"{where}, annotations[{position}]", "annotation without a caption or an id")
-            elif not isinstance(coco_id, int) or coco_id not in listed:
-                yield Rejection(
-                    self.name, f"{where}, annotations[{position}]", "caption of an image that is not listed"
-                )
-            else:
-                folded = fold(caption)
-                if folded:
-                    captions.setdefault(coco_id, []).append((number, folded))
+    def _listed(self, layout: Layout, number: int, image: dict[str, Any]) -> _Listed:
+        flickr = flickr_key(image["flickr_url"]) if isinstance(image.get("flickr_url"), str) else None
+        return _Listed(
+            where=f"{layout.where}, images[{image['at']}]",
+            coco_id=number,
+            path=image["file_name"],
+            width=size_of(image.get("width")),
+            height=size_of(image.get("height")),
+            license=layout.licence_of(image),
+            split=self.split,
+            captions=layout.captions_of(number),
+            keys=(flickr,) if flickr else (),
+        )
 
     def _from_karpathy(self, where: str) -> Iterator[_Listed | Rejection]:
-        for position, image in enumerate(_parse(where, ("images",), "Karpathy's dataset_coco.json")["images"]):
-            if image.get("split") not in self.splits:
+        seen: set[int] = set()
+        for part in parts(where, needed=("images",), expected=_KARPATHY):
+            if part.key != "images" or part.first < 0:
                 continue
-            path = None
-            if isinstance(image.get("filepath"), str) and isinstance(image.get("filename"), str):
-                path = f"{image['filepath']}/{image['filename']}"
-            found = self._listed(where, position, image.get("cocoid"), path)
-            if isinstance(found, Rejection):
-                yield found
-                continue
-            sentences = (sentence.get("raw") for sentence in _dicts(image.get("sentences")))
-            captions = (fold(raw) for raw in sentences if isinstance(raw, str))
-            yield found._replace(split=image["split"], captions=tuple(caption for caption in captions if caption))
+            for at, image in enumerate(part.values, part.first):
+                place = f"{where}, images[{at}]"
+                if not isinstance(image, dict):
+                    yield Rejection(self.name, place, NO_ID)
+                elif image.get("split") in self.splits:
+                    number, folder, name = (image.get(key) for key in ("cocoid", "filepath", "filename"))
+                    if not is_id(number) or not isinstance(folder, str) or not isinstance(name, str):
+                        yield Rejection(self.name, place, NO_ID)
+                    elif number in seen:
+                        yield Rejection(self.name, f"{place}: id {number}", TWICE)
+                    else:
+                        seen.add(number)
+                        captions = yield from self._sentences(place, image.get("sentences"))
+                        path = f"{folder}/{name}"
+                        yield _Listed(where=place, coco_id=number, path=path, split=image["split"], captions=captions)
 
-    def _listed(self, where: str, position: int, coco_id: object, path: object) -> _Listed | Rejection:
-        at = f"{where}, images[{position}]"
-        if not isinstance(coco_id, int) or not 0 <= coco_id < 10**18 or not isinstance(path, str) or not path:
-            return Rejection(self.name, at, "image without a numeric id or a file name")
-        return _Listed(where=at, coco_id=coco_id, path=path)
+    def _sentences(self, place: str, sentences: object) -> Generator[Rejection, None, tuple[str, ...]]:
+        captions = []
+        for at, sentence in dicts(sentences):
+            if isinstance(sentence.get("raw"), str):
+                caption, refused = caption_of(sentence["raw"])
+                if refused:
+                    yield Rejection(self.name, f"{place}, sentences[{at}]", refused)
+                else:
+                    captions.append(caption)
+        return tuple(captions)
 
 
 class _Listed(NamedTuple):
@@ -185,71 +183,30 @@ class _Listed(NamedTuple):
     license: str = ""
     split: str = ""
     captions: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
-class _ImageRoot:
-    """The folder that the names in the lists are relative to."""
-
-    def __init__(self, where: str) -> None:
-        local = local_path(where)
-        if local is not None and not local.is_dir():
-            raise ValueError(f"images: {local} is not a folder; expected the folder that holds the COCO images")
-        self._local = local
-        self._url = where.rstrip("/")
-
-    def uri(self, path: str) -> str | None:
-        """None for a path that leads out of the folder or cannot be a file name."""
-        clean = posixpath.normpath(path)
-        if clean.startswith(("/", "../")) or clean in ("..", ".") or "\0" in clean:
-            return None
-        try:
-            return (self._local / clean).as_uri() if self._local else encoded_uri(f"{self._url}/{clean}")
-        except UnicodeEncodeError:
-            return None
-
-    def has(self, path: str) -> bool:
-        if self._local:
-            return (self._local / path).is_file()
-        files, inside = filesystem(f"{self._url}/{posixpath.normpath(path)}")
-        return files.isfile(inside)
+def coco_id(number: int) -> str:
+    """The image id of COCO's image of that number."""
+    return f"coco_{number:012d}"
 
 
-def _parse(where: str, keys: tuple[str, ...], what: str) -> dict[str, list]:
-    with open_binary(where) as stream:
-        try:
-            content = json.loads(stream.read().decode("utf-8-sig"), object_hook=_without_ballast)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: broken JSON in line {error.lineno}, column {error.colno} ({error.msg}); is it cut short? "
-                f"expected {what}"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{where}: byte {error.start} is not UTF-8; expected {what}") from error
-    for key in keys:
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            found = f"an object with {', '.join(content) or 'no known key'}" if isinstance(content, dict) else "a list"
-            raise ValueError(f"{where}: {found} and no list {key!r}; expected {what}")
-    content["images"] = [image if isinstance(image, dict) else {} for image in content["images"]]
-    return content
+def coco_key(number: int) -> str:
+    """The key by which other datasets name COCO's image of that number."""
+    return f"coco:{number}"
 
 
-def _without_ballast(item: dict[str, Any]) -> dict[str, Any] | None:
-    """What the parser keeps of one object: nothing of a box or a mask, which are most of an instances file."""
-    if "category_id" in item:
-        return None
-    return {key: value for key, value in item.items() if key in _KEPT}
+def coco_number(path: str) -> int | None:
+    """The number in the name of one of COCO's picture files, of either year; None where it is none."""
+    match = _NUMBERED.fullmatch(path.rpartition("/")[2])
+    return int(match[1]) if match else None
 
 
-def _dicts(items: object) -> Iterator[dict[str, Any]]:
-    return (item for item in items if isinstance(item, dict)) if isinstance(items, list) else iter(())
-
-
-def _licences(entries: object) -> dict[str, str]:
-    """Name by id; ids as text, since they are looked up by whatever an image says."""
-    return {
-        str(entry.get("id")): fold(entry["name"]) for entry in _dicts(entries) if isinstance(entry.get("name"), str)
-    }
-
-
-def _size(value: object) -> int | None:
-    return value if isinstance(value, int) and 0 < value < 1 << 31 else None
+def _numbered(images: str) -> dict[int, str]:
+    """Path below the folder by number, of the first file of each number."""
+    found: dict[int, str] = {}
+    for file in walk(open_tree(images)):
+        number = coco_number(file.path) if isinstance(file, Found) else None
+        if number is not None:
+            found.setdefault(number, file.path)
+    return found
