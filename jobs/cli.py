@@ -12,7 +12,15 @@ from typing import Annotated
 
 import typer
 
-from jobs import bench_command, expert_commands, manifest_commands, store_commands, train_commands, weights_commands
+from jobs import (
+    bench_command,
+    expert_commands,
+    export_command,
+    manifest_commands,
+    store_commands,
+    train_commands,
+    weights_commands,
+)
 from jobs.summary import Summary
 from jobs.terminal import AsJson, JobPath, say, show
 from pipeline.errors import ExpertLabelsError
@@ -65,7 +73,7 @@ app.command()(store_commands.status)
 app.command()(store_commands.failures)
 app.command()(store_commands.audit)
 app.command()(store_commands.preview)
-app.command()(store_commands.export)
+app.command()(export_command.export)
 app.command()(expert_commands.experts)
 app.command()(bench_command.bench_expert)
 app.command()(train_commands.embed)

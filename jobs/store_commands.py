@@ -1,4 +1,4 @@
-"""Commands that look at a store: status, audit, preview, export."""
+"""Commands that look at a store: status, audit, preview."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ SHOWN = 20
 
 #: What an expert may have answered, "missing" where its cell is not committed.
 Answer = Literal["ok", "empty", "failed", "missing"]
-#: Formats of an export.
-Format = Literal["webdataset"]
 
 
 def status(
@@ -102,10 +100,10 @@ def audit(
     if against is not None:
         if deep or repair:
             raise JobError("--against compares columns; run it without --deep and --repair")
-        rows = agreement(store, against, columns=columns, progress=_NowAndThen("compared"))
+        rows = agreement(store, against, columns=columns, progress=NowAndThen("compared"))
         show(agreement_lines(rows), [row.model_dump(mode="json") for row in rows], as_json)
         return
-    report = look(store, columns=columns, deep=deep, grace_seconds=grace, progress=_NowAndThen("audited"))
+    report = look(store, columns=columns, deep=deep, grace_seconds=grace, progress=NowAndThen("audited"))
     old = [piece for piece in report.garbage if not piece.young]
     lines = [
         f"{report.cells} cells with {report.rows} rows audited{' deeply' if deep else ''}: {len(report.errors)} errors, "
@@ -154,34 +152,6 @@ def preview(
     show(lines, {"page": str(done.page), "sheet": done.sheet and str(done.sheet), "shown": done.shown}, as_json)
 
 
-def export(
-    store_url: StorePath,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the tars.")],
-    format_: Annotated[Format, typer.Option("--format", help="What to write.")] = "webdataset",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove an earlier export in that place first.")
-    ] = False,
-    verify_only: Annotated[bool, typer.Option("--verify", help="Write nothing: check an export made earlier.")] = False,
-    columns: Columns = None,
-    as_json: AsJson = False,
-) -> None:
-    """Copy labels out for other readers. Run it again after a crash: it finishes what is missing."""
-    from pipeline.export import export_webdataset, verify
-    from pipeline.store import LabelStore
-
-    if verify_only:
-        problems = verify(out)
-        show(problems or [f"{out}: nothing wrong"], problems, as_json)
-        raise typer.Exit(1 if problems else 0)
-    progress = _NowAndThen("exported")
-    done = export_webdataset(LabelStore.open(store_url), out, columns=columns, overwrite=overwrite, progress=progress)
-    line = (
-        f"{done.url} ({format_}): {done.written} tars written, {done.skipped} were there, {done.samples} samples, "
-        f"{size(done.bytes)}; {done.missing} cells missing in them, {done.left_out} shards without any label"
-    )
-    show([line], done.model_dump(mode="json"), as_json)
-
-
 def agreement_lines(rows: Sequence[AgreementRow]) -> list[str]:
     """One line a comparison: the headline metric, and on how many images it rests."""
     names = short_names([name for row in rows for name in (row.column, row.truth)])
@@ -193,7 +163,7 @@ def agreement_lines(rows: Sequence[AgreementRow]) -> list[str]:
     return aligned(table)
 
 
-class _NowAndThen:
+class NowAndThen:
     """A progress callback that says a line every ten seconds: short jobs stay silent."""
 
     def __init__(self, verb: str) -> None:

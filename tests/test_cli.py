@@ -89,7 +89,7 @@ def test_preview_writes_a_page_and_a_sheet(store: str, tmp_path: Path) -> None:
 
 def test_export_and_its_verification(store: str, tmp_path: Path) -> None:
     out = str(tmp_path / "tars")
-    assert runner.invoke(app, ["export", store, "--out", out]).exit_code == 0
+    assert runner.invoke(app, ["export", store, "--format", "webdataset", "--out", out]).exit_code == 0
     assert "nothing wrong" in runner.invoke(app, ["export", store, "--out", out, "--verify"]).stdout
     next(Path(out).glob("*.tar")).unlink()
     assert runner.invoke(app, ["export", store, "--out", out, "--verify"]).exit_code == 1

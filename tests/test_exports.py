@@ -1,12 +1,12 @@
-"""Export as WebDataset: read back by the real package, equal to what LabelReader reads; resumable, and never mixed."""
+"""Exports in general, by the example of WebDataset: read back by the real package, resumable, verified, and never mixed."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import os
-import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ import webdataset
 from expert_zoo.image import Image
 from expert_zoo.labels import ClassMap, DenseMap, Instances, Picture, Scores, Text, Words
 from pipeline.errors import DamagedCell, StoreError
-from pipeline.export import export_webdataset, verify
+from pipeline.exports.claim import CLAIM, LOCK
+from pipeline.exports.coco import Coco
+from pipeline.exports.run import ExportReport, export, verify
+from pipeline.exports.webdataset import WebDataset
 from pipeline.reader import LabelReader, Sample
 from pipeline.store import LabelStore
 from tests.small_store import every_kind, label, small_store
@@ -34,13 +37,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LabelStore:
     return small_store(tmp_path_factory.mktemp("export"), every_kind(), photos=PHOTOS, shard_size=5, broken=[BROKEN])
 
 
+def export_webdataset(store: LabelStore, out: str, **more: Any) -> ExportReport:
+    return export(store, out, WebDataset(), **more)
+
+
+def problems_with(store: LabelStore, out: Path | str) -> list[str]:
+    return verify(store, str(out), WebDataset())
+
+
 def read_back(out: Path) -> list[dict[str, Any]]:
     urls = [str(path) for path in sorted(out.glob("*.tar"))]
     return list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
 
 
 def contents(out: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+    found = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name != LOCK)
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def png(data: bytes) -> np.ndarray:
@@ -108,7 +120,7 @@ def test_webdataset_reads_back_what_the_reader_reads(store: LabelStore, tmp_path
         assert about["captions"] == list(captions) and about["split"] == "train" and about["uri"] == sample.record.uri
         assert set(back) - fields - {"txt"} == set(), "the export holds a field that no label accounts for"
     assert report.labels["failed"] == 9 and sum(report.labels.values()) == PHOTOS * 9
-    assert verify(str(tmp_path / "out")) == []
+    assert problems_with(store, tmp_path / "out") == []
 
 
 def test_standard_decoders_show_the_photo(store: LabelStore, tmp_path: Path) -> None:
@@ -129,23 +141,23 @@ def test_the_same_cells_are_the_same_bytes(store: LabelStore, tmp_path: Path) ->
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_dataset_json_has_every_spec(store: LabelStore, tmp_path: Path) -> None:
+def test_export_json_has_every_spec(store: LabelStore, tmp_path: Path) -> None:
     export_webdataset(store, str(tmp_path))
-    about = json.loads((tmp_path / "dataset.json").read_text())
-    assert about["plan"] == store.plan.fingerprint and about["shards"] == 3
+    about = json.loads((tmp_path / "export.json").read_text())
+    assert about["plan"] == store.plan.parts[0].fingerprint and about["layout"] == "webdataset"
     for card in store.columns().values():
         assert type(card.spec).model_validate(about["columns"][card.name]["spec"]) == card.spec
 
 
 def test_a_second_export_touches_nothing(store: LabelStore, tmp_path: Path) -> None:
     export_webdataset(store, str(tmp_path))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != LOCK}
     report = export_webdataset(store, str(tmp_path))
-    assert (report.written, report.skipped) == (0, 3)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert (report.written, report.skipped, report.files) == (0, 3, 0) and report.samples == PHOTOS
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != LOCK} == before
 
 
-@pytest.mark.parametrize("step", range(1, 9))
+@pytest.mark.parametrize("step", range(1, 12))
 def test_killed_at_any_write_and_resumed(
     store: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -170,11 +182,10 @@ def test_killed_at_any_write_and_resumed(
             patch.setattr(LocalStorage, name, failing(getattr(LocalStorage, name)))
         with pytest.raises(KeyboardInterrupt):
             export_webdataset(store, str(tmp_path / "out"))
-    if (tmp_path / "out" / "dataset.json").exists():
-        assert all(re.search("is not finished|are not there", problem) for problem in verify(str(tmp_path / "out")))
-    export_webdataset(store, str(tmp_path / "out"))
-    for temporary in (tmp_path / "out").glob("tmp-*"):
-        os.utime(temporary, (0, 0))  # a young one might be another export's
+    if (tmp_path / "out" / "export.json").exists():
+        problems = problems_with(store, tmp_path / "out")
+        # The last write is the receipt of the whole, of which WebDataset has no file.
+        assert len(problems) == (step < 11) and all("shards are not there" in problem for problem in problems)
     export_webdataset(store, str(tmp_path / "out"))
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -189,35 +200,53 @@ def test_new_and_mended_cells_are_exported_again(tmp_path: Path) -> None:
     report = export_webdataset(store, str(out))
     assert (report.written, report.skipped) == (1, 1)
     assert json.loads(read_back(out)[0]["json"])["labels"]["troubled"]["status"] == "ok"
-    assert verify(str(out)) == []
+    assert problems_with(store, out) == []
 
 
 def test_missing_cells_are_named_and_have_no_member(tmp_path: Path) -> None:
-    store = small_store(tmp_path, [Grey(), Squares()], photos=6, shard_size=3)
+    store = small_store(tmp_path, [Grey(), Squares()], photos=9, shard_size=3)
     for column in store.columns():
         store.withdraw(column, 1)
     store.withdraw(store.column_of("squares"), 0)
     report = export_webdataset(store, str(tmp_path / "out"))
-    assert (report.written, report.left_out, report.missing, report.samples) == (1, 1, 1, 3)
-    for sample in read_back(tmp_path / "out"):
+    assert (report.written, report.left_out, report.missing, report.samples) == (2, 1, 1, 6)
+    for sample in read_back(tmp_path / "out")[:3]:
         assert json.loads(sample["json"])["labels"]["squares"]["status"] == "missing"
         assert "squares.json" not in sample and "grey.png" in sample
 
 
-def test_verify_finds_damage(store: LabelStore, tmp_path: Path) -> None:
+def test_verify_finds_damage_and_what_is_missing(store: LabelStore, tmp_path: Path) -> None:
     export_webdataset(store, str(tmp_path), columns=["grey"])
     data = bytearray((tmp_path / "000001.tar").read_bytes())
     data[700] ^= 1
     (tmp_path / "000001.tar").write_bytes(data)
     (tmp_path / "000002.tar").unlink()
-    (tmp_path / "000000.json").unlink()
-    found = " | ".join(verify(str(tmp_path)))
-    assert "000000.tar is not finished" in found and "000001.tar was changed" in found
-    assert "000002.tar is missing" in found and found.count("|") == 2
+    (tmp_path / "receipts/000000.json").unlink()
+    found = problems_with(store, tmp_path)
+    assert found == [
+        "000001.tar is not what the store says; export again",
+        "000002.tar is missing; export again",
+        "1 of 3 shards are not there (000000); export again",
+    ]
+    report = export_webdataset(store, str(tmp_path), columns=["grey"])
+    assert (report.written, report.skipped) == (2, 1), "a tar of the right size is not read again by an export"
+    (tmp_path / "receipts/000001.json").unlink()
     export_webdataset(store, str(tmp_path), columns=["grey"])
-    assert verify(str(tmp_path)) == ["000001.tar was changed after it was written; remove 000001.json and export again"]
+    assert problems_with(store, tmp_path) == []
+    with (tmp_path / "000002.tar").open("ab") as tar:
+        tar.write(b"more")
+    assert problems_with(store, tmp_path) == ["000002.tar is not what the store says; export again"]
     export_webdataset(store, str(tmp_path), columns=["grey"], overwrite=True)
-    assert verify(str(tmp_path)) == []
+    assert problems_with(store, tmp_path) == []
+
+
+def test_verify_sees_that_the_store_went_on(tmp_path: Path) -> None:
+    store = small_store(tmp_path, [Grey(), Troubled(trouble="fail", at="photo-0")], photos=6, shard_size=3)
+    export_webdataset(store, str(tmp_path / "out"))
+    assert problems_with(store, tmp_path / "out") == []
+    label(store, [Troubled(trouble="", at="nobody")], retry=True)
+    (problem,) = problems_with(store, tmp_path / "out")
+    assert problem == "shard 000000 was labelled again or further since it was exported; export again"
 
 
 def test_another_store_or_other_columns_are_refused(store: LabelStore, tmp_path: Path) -> None:
@@ -225,6 +254,12 @@ def test_another_store_or_other_columns_are_refused(store: LabelStore, tmp_path:
     export_webdataset(store, out, columns=["grey", "squares"])
     with pytest.raises(StoreError, match="asked for is grey@"):
         export_webdataset(store, out, columns=["grey"])
+    with pytest.raises(StoreError, match="with photos False, asked for is True"):
+        export(store, out, WebDataset(photos=True), columns=["grey", "squares"])
+    with pytest.raises(StoreError, match="export as webdataset, not coco"):
+        export(store, out, Coco(), columns=["squares"])
+    with pytest.raises(StoreError, match="export as webdataset, not coco"):
+        export(store, out, Coco(), columns=["squares"], overwrite=True)
     other = small_store(tmp_path / "other", [Grey(), Squares()], photos=3, shard_size=2)
     with pytest.raises(StoreError, match="export of another store"):
         export_webdataset(other, out)
@@ -235,12 +270,12 @@ def test_another_store_or_other_columns_are_refused(store: LabelStore, tmp_path:
 def test_what_is_not_ours_is_refused(store: LabelStore, tmp_path: Path) -> None:
     (tmp_path / "000000.tar").write_bytes(b"somebody's")
     for overwrite in (False, True):
-        with pytest.raises(StoreError, match="not an export of ours"):
+        with pytest.raises(StoreError, match="no export of ours"):
             export_webdataset(store, str(tmp_path), overwrite=overwrite)
     with pytest.raises(StoreError, match="is a label store"):
         export_webdataset(store, store.storage.url, overwrite=True)
     with pytest.raises(StoreError, match="is no export"):
-        verify(str(tmp_path / "nowhere"))
+        problems_with(store, tmp_path / "nowhere")
     assert (tmp_path / "000000.tar").read_bytes() == b"somebody's"
 
 
@@ -263,7 +298,7 @@ def test_a_cut_cell_stops_the_export(tmp_path: Path) -> None:
     tar.write_bytes(tar.read_bytes()[:3000])
     with pytest.raises(DamagedCell, match="audit --deep --repair"):
         export_webdataset(store, str(tmp_path / "out"))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["export.json", LOCK]
 
 
 def test_memory_store_to_memory_export(tmp_path: Path) -> None:
@@ -272,29 +307,94 @@ def test_memory_store_to_memory_export(tmp_path: Path) -> None:
     name = tmp_path.name
     store = small_store(tmp_path, [Grey(), Squares()], photos=4, url=f"memory://{name}/store")
     report = export_webdataset(store, f"memory://{name}/out")
-    assert report.written == 1 and verify(f"memory://{name}/out") == []
+    assert report.written == 1 and problems_with(store, f"memory://{name}/out") == []
     assert export_webdataset(store, f"memory://{name}/out").skipped == 1
     data = fsspec.filesystem("memory").cat(f"/{name}/out/000000.tar")
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert sum(member.name.endswith(".grey.png") for member in tar) == 4
 
 
-def test_verify_misses_tars_that_are_not_there(store: LabelStore, tmp_path: Path) -> None:
+def test_a_receipt_of_a_newer_version_is_read(store: LabelStore, tmp_path: Path) -> None:
     export_webdataset(store, str(tmp_path), columns=["grey"])
-    for ending in ("tar", "json"):
-        (tmp_path / f"000001.{ending}").unlink()
-    (problem,) = verify(str(tmp_path))
-    assert problem.startswith(f"1 of {len(store.plan)} shards are not there (000001.tar)")
-    export_webdataset(store, str(tmp_path), columns=["grey"])
-    assert verify(str(tmp_path)) == []
-    for path in tmp_path.glob("0*"):
-        path.unlink()
-    assert "are not there (000000.tar, 000001.tar, " in verify(str(tmp_path))[0]
-
-
-def test_a_tar_receipt_of_a_newer_version_is_read(store: LabelStore, tmp_path: Path) -> None:
-    export_webdataset(store, str(tmp_path), columns=["grey"])
-    path = tmp_path / "000000.json"
+    path = tmp_path / "receipts/000000.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fresh": 1}))
-    assert verify(str(tmp_path)) == []
+    assert problems_with(store, tmp_path) == []
     assert export_webdataset(store, str(tmp_path), columns=["grey"]).written == 0
+
+
+def test_photos_come_from_their_addresses_where_no_column_has_them(store: LabelStore, tmp_path: Path) -> None:
+    report = export(store, str(tmp_path), WebDataset(photos=True), columns=["grey"])
+    assert report.photos_failed == 1
+    for sample, found in zip(LabelReader(store, ["image"]).samples(), read_back(tmp_path), strict=True):
+        picture = sample.labels["image"].value
+        assert found.get("png") == (picture.data if isinstance(picture, Picture) else None)
+    assert verify(store, str(tmp_path), WebDataset(photos=True)) == []
+
+
+# ---- two at once, and kills
+
+
+def test_two_exports_into_one_folder_are_refused(store: LabelStore, tmp_path: Path) -> None:
+    refused = []
+
+    def second(done: int, total: int) -> None:
+        with pytest.raises(StoreError, match="another export is at work"):
+            export_webdataset(store, str(tmp_path))
+        refused.append(done)
+
+    report = export_webdataset(store, str(tmp_path), progress=second)
+    assert refused == [1, 2, 3] and report.written == 3
+    assert problems_with(store, tmp_path) == []
+
+
+def test_two_exports_to_one_url_are_refused_until_the_claim_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    url = f"memory://{tmp_path.name}/out"
+    store = small_store(tmp_path, [Grey()], photos=4, shard_size=2)
+
+    def killed(done: int, total: int) -> None:
+        with pytest.raises(StoreError, match="is at work in"):
+            export_webdataset(store, url)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        # A SIGKILL leaves the claim behind.
+        patch.setattr("pipeline.storage.RemoteStorage.delete", lambda self, name: None)
+        export_webdataset(store, url, progress=killed)
+    with pytest.raises(StoreError, match="was killed there a short while ago"):
+        export_webdataset(store, url)
+    files = fsspec.filesystem("memory")
+    claim = json.loads(files.cat(f"/{tmp_path.name}/out/{CLAIM}"))
+    files.pipe(f"/{tmp_path.name}/out/{CLAIM}", json.dumps(claim | {"until": 0}).encode())
+    report = export_webdataset(store, url)
+    assert (report.written, report.skipped) == (1, 1)
+    assert not files.exists(f"/{tmp_path.name}/out/{CLAIM}") and problems_with(store, url) == []
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    """SIGKILL in the middle of a shard; the next export goes on at once, writes only what is missing, and leaves no litter."""
+    store = small_store(tmp_path, [Grey(), Squares()], photos=8, shard_size=2)
+    out = tmp_path / "out"
+    script = (
+        "import os, signal, sys\n"
+        "from pipeline.exports.run import export\n"
+        "from pipeline.exports.webdataset import WebDataset\n"
+        "from pipeline.store import LabelStore\n"
+        "from pipeline.storage import LocalStorage\n"
+        "settle = LocalStorage.settle\n"
+        "def dying(self, temporary, name):\n"
+        "    if name == '000002.tar':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return settle(self, temporary, name)\n"
+        "LocalStorage.settle = dying\n"
+        "export(LabelStore.open(sys.argv[1]), sys.argv[2], WebDataset())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, store.storage.url, str(out)], capture_output=True, check=False)
+    assert done.returncode == -9, done.stderr.decode()
+    assert len(list(out.glob("tmp-*"))) == 1
+    report = export_webdataset(store, str(out))
+    assert (report.written, report.skipped) == (2, 2)
+    assert list(out.rglob("tmp-*")) == [] and problems_with(store, out) == []

@@ -1,0 +1,276 @@
+"""The tree of files that the released code of Prismer (github.com/NVlabs/prismer) trains from. For those who use that code.
+
+    labels/<expert>/<dataset>/<folder>/<stem>.png     the configuration's label_path is labels/
+    labels/obj_detection/.../<stem>.json              {"0": class}: the class of each object in the picture
+    labels/ocr_detection/.../<stem>.pt                {0: {"features": 64 numbers, "text": "word"}}; none where nothing was read
+    features/*_features.pt                            what the classes in these labels mean: to be put into its folder dataset/
+    data/coco_karpathy_train.json, ...                its lists, of the images that are here
+    data/<dataset>/<folder>/<name>                    the photos and, of web images, their captions; with ``photos`` only
+    parts/000042.*.jsonl                              what shard 42 adds to the lists
+
+<expert> is depth, normal, edge, seg_coco, seg_ade, obj_detection or ocr_detection, told by what a column holds. Names are in
+prismer_places.py, pictures in prismer_maps.py. An image without a size, whose photo no expert could read, is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from expert_zoo.card import ExpertCard
+from expert_zoo.classes import class_names
+from expert_zoo.labels import Picture
+from manifests.record import ImageRecord
+from pipeline.decode import Limits, decode, identify, orientation_of
+from pipeline.errors import StoreError
+from pipeline.exports import prismer_maps as maps
+from pipeline.exports.files import Files
+from pipeline.exports.layout import Entry, Layout, Piece, Taken, joined_lines
+from pipeline.exports.prismer_places import KNOWN, WEB, Place, list_items, list_of, place_of
+from pipeline.png import write_png
+
+#: A column's quantity -> the expert that it stands for. Classes are told apart by their names.
+EXPERTS = {
+    "depth": "depth",
+    "inverse_depth": "depth",
+    "normal": "normal",
+    "edge": "edge",
+    "objects": "obj_detection",
+    "words": "ocr_detection",
+    "photo": "photo",
+}
+_SEGMENTATION = {"coco_panoptic": "seg_coco", "ade20k": "seg_ade"}
+_FEATURES = {"seg_coco": "coco", "seg_ade": "ade", "obj_detection": "detection"}
+_LISTS = ("coco_karpathy_train", "coco_karpathy_val", "coco_karpathy_test", "vg_caption", "nocaps_val")
+_JPEG_QUALITY = 95
+
+
+class Vectors(Protocol):
+    """What the released code wants for names: files that PyTorch reads. ``url``: where the vectors come from."""
+
+    url: str
+
+    def word_file(self, texts: list[str]) -> bytes:
+        """The file of an image's words, in the order of their numbers."""
+        ...
+
+    def feature_files(self, classes: Mapping[str, ExpertCard]) -> dict[str, bytes]:
+        """Name -> bytes of the files of these columns' classes, and of what stands for none of them."""
+        ...
+
+
+class PrismerTree(Layout):
+    """Files for the released code.
+
+    vectors: of words and classes. Without them there is no room for words and objects, nor for classes that are not those of the
+        released tables.
+    datasets: source -> data set of the released code, where our own table does not say or says otherwise.
+
+    Raises ValueError for a data set that the released code does not know.
+    """
+
+    name = "prismer"
+
+    def __init__(
+        self, *, photos: bool = False, vectors: Vectors | None = None, datasets: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(photos=photos)
+        self._vectors = vectors
+        self._datasets = dict(datasets or {})
+        for source, dataset in self._datasets.items():
+            if dataset not in KNOWN:
+                raise ValueError(
+                    f"{source} as {dataset}: the released code knows {', '.join(sorted(KNOWN))} (cc3m_sgu is spelt like that)"
+                )
+
+    def settings(self) -> dict[str, Any]:
+        vectors = self._vectors.url if self._vectors else None
+        return {"photos": self.photos, "datasets": self._datasets, "embeddings": vectors}
+
+    def take(self, cards: Mapping[str, ExpertCard]) -> Taken:
+        """One column for each expert. Raises StoreError where two would be the same one."""
+        taken: dict[str, ExpertCard] = {}
+        left: dict[str, str] = {}
+        of_expert: dict[str, str] = {}
+        for name, card in cards.items():
+            expert = self._expert(card)
+            if expert is None:
+                left[name] = f"the released code knows no {card.spec.quantity}"
+            elif expert == "photo" and not self.photos:
+                left[name] = "photos are left where they are; they are exported only if asked for (--photos)"
+            elif self._vectors is None and self._needs_vectors(card):
+                left[name] = "its names need vectors; name a folder that `expert-labels embed` made (--embeddings)"
+            elif expert in of_expert:
+                raise StoreError(
+                    f"{of_expert[expert]} and {name} would both be {expert}; name the columns to export (--column)"
+                )
+            else:
+                of_expert[expert] = name
+                taken[name] = card
+        return Taken(taken, left)
+
+    def _expert(self, card: ExpertCard) -> str | None:
+        if card.spec.quantity != "class":
+            return EXPERTS.get(card.spec.quantity)
+        if len(card.spec.class_names) > maps.MOST:
+            return None
+        known = [expert for table, expert in _SEGMENTATION.items() if card.spec.class_names == class_names(table)]
+        return known[0] if known else "seg_coco"
+
+    def _needs_vectors(self, card: ExpertCard) -> bool:
+        names = card.spec.class_names
+        known = any(names == class_names(table) for table in _SEGMENTATION)
+        return card.spec.kind in ("instances", "words") or (card.spec.kind == "classes" and not known)
+
+    def check(self, records: Iterable[ImageRecord]) -> None:
+        """Each image has a place of its own, and its photo is a file or will be. Keeps eight bytes an image."""
+        digests = []
+        for record in records:
+            # The shard's number only matters where the image's id is in the name, which is unique by itself.
+            place = place_of(record, 0, self._datasets)
+            if not place.loose and not self.photos:
+                raise StoreError(
+                    f"the photo of {record.image_id} is no file that the released code could find under its own name ({record.uri}); "
+                    "export the photos too (--photos)"
+                )
+            digests.append(hashlib.blake2b(place.label("", "").encode(), digest_size=8).digest())
+        found = np.frombuffer(b"".join(digests), np.uint64)
+        if len(np.unique(found)) != len(found):
+            raise StoreError(
+                f"{len(found) - len(np.unique(found))} images would have the labels of others: their photos have the same folder and "
+                "name, in one data set of the released code; give sources data sets of their own (--dataset), or export them by "
+                "themselves"
+            )
+
+    def write(self, piece: Piece, files: Files) -> None:
+        experts = {expert: name for name, card in piece.cards.items() if (expert := self._expert(card))}
+        lists: dict[str, list[bytes]] = {}
+        for entry in piece.entries():
+            place = place_of(entry.record, piece.shard.index, self._datasets)
+            size = self._write_photo(entry, place, files)
+            if size is None:
+                continue
+            for expert, name in experts.items():
+                if expert != "photo":
+                    self._write_label(piece, entry, expert, name, experts.get("depth"), place, size, files)
+            if (where := list_of(entry.record, place.dataset)) is not None:
+                lists.setdefault(where, []).extend(_lines(list_items(entry.record, place)))
+        for where in _LISTS:
+            if where in lists:
+                files.put(_part(piece.shard.index, where), b"".join(lists[where]))
+            else:
+                files.absent(_part(piece.shard.index, where))
+
+    def finish(self, cards: Mapping[str, ExpertCard], shards: list[int], files: Files) -> None:
+        there = set(files.storage.names("parts"))
+        for where in _LISTS:
+            parts = [part for index in shards if (part := _part(index, where)).removeprefix("parts/") in there]
+            if parts:
+                with files.create(f"data/{where}.json") as target:
+                    target.write(b"[\n")
+                    for line in joined_lines(files.storage, parts):
+                        target.write(line)
+                    target.write(b"]\n")
+        if self._vectors is not None:
+            classes = {_FEATURES[e]: card for card in cards.values() if (e := self._expert(card)) in _FEATURES}
+            for name, data in sorted(self._vectors.feature_files(classes).items()):
+                files.put(f"features/{name}", data)
+
+    # ---- one image
+
+    def _write_photo(self, entry: Entry, place: Place, files: Files) -> maps.Size | None:
+        """The size that the image's labels must have: that of the photo beside them. None where there is none."""
+        if not self.photos:
+            return (entry.height, entry.width) if entry.height is not None and entry.width is not None else None
+        if entry.photo is None:
+            return None
+        data, size = _upright(entry.photo)
+        files.put(place.photo, data)
+        if place.dataset in WEB:
+            # The first line is the caption that is trained on.
+            files.put(place.beside(".txt"), "\n".join(entry.record.captions).encode())
+        return size
+
+    def _write_label(
+        self,
+        piece: Piece,
+        entry: Entry,
+        expert: str,
+        name: str,
+        depth: str | None,
+        place: Place,
+        size: maps.Size,
+        files: Files,
+    ) -> None:
+        row, spec = entry.rows.get(name), piece.cards[name].spec
+        there = row is not None and row["status"] == "ok"
+        picture = place.label(expert, ".png")
+        if expert == "ocr_detection":
+            ids_hw = maps.word_ids(row, size) if row is not None and there else None
+            numbers = maps.seen(ids_hw) if ids_hw is not None else []
+            if row is None or ids_hw is None or not numbers:
+                files.absent(picture)
+                files.absent(place.label(expert, ".pt"))
+                return
+            assert self._vectors is not None
+            # One number for each word, whether or not another word hides it: its loader asks only for those that are seen.
+            files.put(picture, write_png(ids_hw))
+            texts = [text.lower() for text in row["texts"][: maps.MOST]]
+            files.put(place.label(expert, ".pt"), self._vectors.word_file(texts))
+            return
+        if expert == "obj_detection":
+            classes: dict[str, int] = {}
+            data = maps.missing_png(expert, size)
+            if row is not None and there:
+                ids_hw = maps.object_ids(row, *self._depth(piece, entry, depth), size)
+                classes = {str(number): row["class_ids"][number] for number in maps.seen(ids_hw)}
+                data = write_png(ids_hw)
+            files.put(picture, data)
+            files.put(place.label(expert, ".json"), json.dumps(classes).encode())
+            return
+        if row is None or not there:
+            files.put(picture, maps.missing_png(expert, size))
+            return
+        pixels = piece.cells[name].pixels(row)
+        match expert:
+            case "depth":
+                files.put(picture, maps.depth_png(pixels, spec, row, size))
+            case "normal":
+                files.put(picture, maps.normal_png(pixels, row, size))
+            case "edge":
+                files.put(picture, maps.edge_png(pixels, size))
+            case _:
+                files.put(picture, maps.class_png(pixels, size))
+
+    def _depth(self, piece: Piece, entry: Entry, name: str | None) -> tuple[NDArray[np.unsignedinteger] | None, Any]:
+        """The image's depth as stored, and what it means: a positive multiple of the stored integers says what is in front."""
+        row = entry.rows.get(name) if name is not None else None
+        if name is None or row is None or row["status"] != "ok":
+            return None, "inverse_depth"
+        return piece.cells[name].pixels(row), piece.cards[name].spec.quantity
+
+
+def _upright(photo: Picture) -> tuple[bytes, maps.Size]:
+    """Its bytes and (height, width) as the released code will see them: it does not know EXIF orientations."""
+    image = identify(photo.data)
+    if orientation_of(image) in (0, 1):
+        return photo.data, (image.height, image.width)
+    pixels_HW3 = decode(photo.data, Limits())[0]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels_HW3).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue(), (pixels_HW3.shape[0], pixels_HW3.shape[1])
+
+
+def _lines(items: list[dict[str, object]]) -> list[bytes]:
+    return [json.dumps(item, ensure_ascii=False).encode() + b"\n" for item in items]
+
+
+def _part(shard: int, where: str) -> str:
+    return f"parts/{shard:06d}.{where}.jsonl"
