@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -183,3 +184,37 @@ def test_labels_that_mean_something_else_are_not_taken(run: Path, tmp_path: Path
 )
 def test_what_cannot_be_is_one_line(run: Path, words: list[str], what: str) -> None:
     assert what in problem(*(str(run) if word == "RUN" else word for word in words))
+
+
+def test_other_vectors_than_those_of_training_are_not_taken(store: str, run: Path, tmp_path: Path) -> None:
+    """The folder that the recipe names is made anew by another seed: to go on, to begin with, to evaluate, to caption."""
+    begun = json.loads(next(run.glob("checkpoints/*/checkpoint.json")).read_text())["store"]["embeddings"]
+    assert (begun["method"], begun["seed"]) == ("random", 0)
+    folder, other = tmp_path / "run", tmp_path / "embeddings"
+    shutil.copytree(run, folder)
+    assert runner.invoke(app, ["embed", store, "-o", str(other), "--method", "random", "--seed", "1"]).exit_code == 0
+    recipe = write_recipe(tmp_path / "recipe.yaml", store, other)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    of_another = (
+        "not the embeddings that .*step-00000003 was trained with: seed 1 in place of 0; name the folder of those"
+    )
+    assert re.search(of_another, problem("train", str(recipe), "--out", str(folder)))
+    begins = ["--set", f"start_from={folder}", "--out", str(tmp_path / "begun")]
+    assert re.search(of_another, problem("train", str(recipe), *begins))
+    assert {path: path.read_bytes() for path in before} == before and not (tmp_path / "begun/log.jsonl").exists()
+    for marker in folder.glob("checkpoints/*/checkpoint.json"):
+        about = json.loads(marker.read_text())
+        about["recipe"]["method"]["embeddings"] = str(other)
+        marker.write_text(json.dumps(about))
+    assert re.search(of_another, problem("evaluate", str(folder), "--task", "answers", "--limit", "1"))
+    photo = f"scenes://31/2?size={SIZE}"
+    assert re.search(of_another, problem("caption", photo, "-c", str(folder), "-o", str(tmp_path / "out.png")))
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_the_same_vectors_may_lie_elsewhere(store: str, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(run.parent / "embeddings", tmp_path / "embeddings")
+    recipe = write_recipe(tmp_path / "recipe.yaml", store, tmp_path / "embeddings")
+    found = runner.invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run")])
+    assert found.exit_code == 0 and "`method.embeddings` is" in found.stderr and "going on from step 3" in found.stderr

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from expert_zoo.card import ExpertCard
+from trainer.embeddings.origin import Origin
 from trainer.errors import CheckpointError
 
 
@@ -37,20 +38,23 @@ class ColumnPrint(BaseModel):
 
 
 class StoreFingerprint(BaseModel):
-    """Which examples, out of so many ``images``, and which labels. columns: by modality."""
+    """Which examples, out of so many ``images``, and which labels. columns: by modality. embeddings: where the vectors come from that
+    names were shown as; None where there were none, or nobody said."""
 
     model_config = ConfigDict(frozen=True)
 
     examples: str
     images: int
     columns: dict[str, ColumnPrint]
+    embeddings: Origin | None = None
 
     @classmethod
-    def of(cls, cards: Mapping[str, ExpertCard], *, examples: str, images: int) -> StoreFingerprint:
+    def of(
+        cls, cards: Mapping[str, ExpertCard], *, examples: str, images: int, embeddings: Origin | None = None
+    ) -> StoreFingerprint:
         """cards: by modality. examples: what tells one selection of one store's images from any other."""
-        return cls(
-            examples=examples, images=images, columns={name: ColumnPrint.of(card) for name, card in cards.items()}
-        )
+        columns = {name: ColumnPrint.of(card) for name, card in cards.items()}
+        return cls(examples=examples, images=images, columns=columns, embeddings=embeddings)
 
     def check_same(self, begun: StoreFingerprint, *, where: str) -> None:
         """Raises CheckpointError unless a run that was ``begun`` with that store goes on with this one."""
@@ -67,9 +71,17 @@ class StoreFingerprint(BaseModel):
                     f"the store has {column.column}; {where} was trained on {begun.columns[name].column}: {way_out}"
                 )
 
+    def check_embeddings(self, begun: StoreFingerprint, *, where: str) -> None:
+        """Raises CheckpointError where names are shown as other vectors than ``where`` was trained with."""
+        if self.embeddings is not None and begun.embeddings is not None:
+            try:
+                self.embeddings.check_same(begun.embeddings, where=where)
+            except ValueError as error:
+                raise CheckpointError(str(error)) from error
+
     def check_classes(self, begun: StoreFingerprint, *, where: str) -> list[str]:
         """Raises CheckpointError where labels mean something else than those that ``where`` was trained on: other experts,
-        or other classes. Returns a line for each expert that means the same in another version."""
+        other classes, or other vectors of them. Returns a line for each expert that means the same in another version."""
         if set(self.columns) != set(begun.columns):
             raise CheckpointError(
                 f"the labels to read are those of {', '.join(sorted(self.columns)) or 'no expert'}; {where} was trained on those of "
@@ -90,4 +102,5 @@ class StoreFingerprint(BaseModel):
                 )
             if column.column != other.column:
                 notes.append(f"labels of {column.column}; {where} was trained on those of {other.column}")
+        self.check_embeddings(begun, where=where)
         return notes

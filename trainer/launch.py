@@ -78,7 +78,10 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
                 accumulated=split.accumulated,
             )
             store = StoreFingerprint.of(
-                dataset.cards, examples=dataset.selection.fingerprint, images=dataset.reader.plan.images
+                dataset.cards,
+                examples=dataset.selection.fingerprint,
+                images=dataset.reader.plan.images,
+                embeddings=made.embeddings,
             )
             during = during_training(recipe, made, ranks)
             if ranks.first:

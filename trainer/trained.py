@@ -25,7 +25,7 @@ from trainer.errors import CheckpointError
 from trainer.networks import folder_of
 from trainer.prismer.inputs import Inputs
 from trainer.prismer.loss import Objective
-from trainer.prismer.method import PrismerMethod, begin, config_of, tables_of
+from trainer.prismer.method import PrismerMethod, begin, config_of, origin_of, tables_of
 from trainer.prismer.model import Prismer
 from trainer.prismer.texts import Tokens
 from trainer.recipe import Recipe
@@ -88,7 +88,11 @@ def open_trained(
     try:
         tokenizer = Tokens(folder_of(choice.tokenizer) if choice.tokenizer else _run_of(url))
         config = config_of(choice, tokenizer)
-        tables = _with_words(tables_of(choice, cards), cards, choice.embeddings, words, weights)
+        tables = tables_of(choice, cards)
+        here, begun = origin_of(tables), checkpoint.about.store and checkpoint.about.store.embeddings
+        if here is not None and begun is not None:
+            here.check_same(begun, where=where)
+        tables = _with_words(tables, cards, choice.embeddings, words, weights)
         scaling = AS_RELEASED if choice.as_released else Scaling()
         model = Prismer(config, objective=Objective(smoothing=choice.smoothing, per=choice.per))
         if checkpoint.about.frozen is not None:

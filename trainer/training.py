@@ -133,10 +133,11 @@ class Training(Section):
         return steps
 
 
-#: Sections that say how and not what: a run may go on with others.
+#: Sections that say how and not what: a run may go on with others. What lies in a folder of embeddings is compared by itself.
 FREE = (
     "device", "sharding", "gradient_checkpointing", "compile", "deterministic", "checkpoints", "log", "evaluate_every", "evaluation",
     "batch.most_per_rank", "data.store", "data.workers", "data.cache", "skip_bad_steps", "start_from",
+    "method.embeddings",
 )  # fmt: skip
 
 

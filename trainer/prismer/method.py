@@ -19,6 +19,7 @@ from trainer.data.dataset import LabelDataset
 from trainer.data.finish import AS_RELEASED, Scaling
 from trainer.data.selection import Selection
 from trainer.embeddings.folder import Embeddings
+from trainer.embeddings.origin import Origin
 from trainer.embeddings.table import EmbeddingTable
 from trainer.errors import RecipeError
 from trainer.method import Method, Stats
@@ -75,11 +76,12 @@ class PrismerMethod(Method):
 
 
 class Prepared(NamedTuple):
-    """What a recipe comes to."""
+    """What a recipe comes to. embeddings: where the vectors come from that names are shown as."""
 
     method: PrismerMethod
     dataset: LabelDataset
     task: Task
+    embeddings: Origin | None
 
 
 def prepared(choice: PrismerChoice, data: DataChoice, *, seed: int, folder: Path, ranks: Ranks) -> Prepared:
@@ -92,10 +94,11 @@ def prepared(choice: PrismerChoice, data: DataChoice, *, seed: int, folder: Path
         task = _task(choice, data, store, folder, ranks)
         config = config_of(choice, task.tokenizer)
         dataset = _dataset(choice, data, config, store, task, seed)
+        tables = tables_of(choice, dataset.cards)
         inputs = Inputs(
             config,
             cards=dataset.cards,
-            tables=tables_of(choice, dataset.cards),
+            tables=tables,
             scaling=AS_RELEASED if choice.as_released else Scaling(),
         )
         model = Prismer(config, objective=Objective(smoothing=choice.smoothing, per=choice.per))
@@ -103,7 +106,7 @@ def prepared(choice: PrismerChoice, data: DataChoice, *, seed: int, folder: Path
         model.freeze(choice.freeze)
     except ValueError as error:
         raise RecipeError(f"`method`: {error}") from error
-    return Prepared(PrismerMethod(model=model, inputs=inputs), dataset, task)
+    return Prepared(PrismerMethod(model=model, inputs=inputs), dataset, task, origin_of(tables))
 
 
 def _task(choice: PrismerChoice, data: DataChoice, store: LabelStore, folder: Path, ranks: Ranks) -> Task:
@@ -204,7 +207,13 @@ def tables_of(choice: PrismerChoice, cards: Mapping[str, ExpertCard]) -> dict[st
             "`expert-labels embed` made for the store"
         )
     folder = Embeddings(choice.embeddings)
+    _ = folder.origin()  # of all its tables, where nobody mixed them
     return {name: folder.words() if card.spec.kind == "words" else folder.classes(card) for name, card in named.items()}
+
+
+def origin_of(tables: Mapping[str, EmbeddingTable]) -> Origin | None:
+    """Of tables of one folder, which have one; None where there is no table."""
+    return next((table.origin for table in tables.values()), None)
 
 
 def begin(model: Prismer, choice: PrismerChoice) -> None:
