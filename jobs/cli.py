@@ -16,6 +16,7 @@ from jobs import (
     bench_command,
     expert_commands,
     export_command,
+    grow_command,
     manifest_commands,
     store_commands,
     train_commands,
@@ -69,6 +70,7 @@ def retry(job_file: JobPath, as_json: AsJson = False) -> None:
     _end_of_run(run(load_job(job_file), say), as_json)
 
 
+app.command()(grow_command.grow)
 app.command()(store_commands.status)
 app.command()(store_commands.failures)
 app.command()(store_commands.audit)

@@ -67,7 +67,7 @@ def forecast(job: Job, say: Callable[[str], None]) -> Forecast:
     """Missing cells of the job, and their cost by calibration. A store that does not exist yet is planned aside and dropped."""
     experts = job.create_experts()
     with tempfile.TemporaryDirectory(prefix="expert-labels-") as folder:
-        store = open_or_plan(job, aside=str(Path(folder) / "store")).store
+        store = open_or_plan(job, aside=str(Path(folder) / "store"), say=say).store
         missing = _missing(store, [expert.card.column for expert in experts])
         records = list(islice((r for s in store.plan.shards() for r in store.records(s)), 2 * CALIBRATION_PHOTOS))
         wanted = {expert.card.name for expert in experts if expert.card.column in missing}

@@ -40,7 +40,7 @@ def retry(job: Job, say: Say) -> Summary:
     experts = job.create_experts()
     _say_licences(experts, say)
     store = LabelStore.open(job.store)
-    check_same_plan(job, store)
+    check_same_plan(job, store, say)
     known = store.columns()
     columns = []
     for expert in experts:
@@ -104,9 +104,7 @@ def _run(
     asked = sum(column.asked for column in summary.columns.values())
     if not cells:
         missing = "no row of these experts failed" if retry else "no cell of these experts is missing"
-        say(
-            f"{grid}; nothing to do: {missing} (images were fixed when the store was planned; new ones need a new store)"
-        )
+        say(f"{grid}; nothing to do: {missing} (`expert-labels grow JOB.yaml` looks for new images and takes them in)")
         return summary
     _check_weights(job, experts)
     say(f"{grid}; {asked} cell(s) {'with failed rows' if retry else 'missing'}; starting Ray and loading the experts")

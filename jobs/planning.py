@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from manifests.build import RejectionCount, build
 from manifests.manifest import Manifest
 from manifests.sources import AnySource
 from pipeline.choices import Pack, Unit
+from pipeline.difference import difference
 from pipeline.errors import JobError, StoreError
 from pipeline.labeller import Effort
 from pipeline.plan import Shard
@@ -36,8 +37,8 @@ class Planned:
 def open_or_plan(job: Job, *, aside: str | None = None, say: Callable[[str], None] | None = None) -> Planned:
     """The job's store: opened if there is one, planned from the job's images if there is none (then ``aside``, if given).
 
-    A resume does not scan the sources again: the store's own manifest says which images there are. Raises JobError for
-    images that cannot be found, StoreError where the store was planned from something else.
+    A resume does not scan the sources again: the store itself says which images there are. Raises JobError for images that
+    cannot be found, StoreError where the job asks for other ones than the store has.
     """
     try:
         store = LabelStore.open(job.store)
@@ -47,11 +48,11 @@ def open_or_plan(job: Job, *, aside: str | None = None, say: Callable[[str], Non
         if say is not None:
             say(f"{aside or job.store}: a new store; reading {job.manifest or f'{len(job.images)} source(s)'}")
         return _plan(job, aside or job.store)
-    check_same_plan(job, store)
+    check_same_plan(job, store, say)
     return Planned(store)
 
 
-def _sources(job: Job) -> list[dict[str, Any]]:
+def sources_of(job: Job) -> list[dict[str, Any]]:
     return [dict(source.model_dump(mode="json")) for source in job.images]
 
 
@@ -64,40 +65,72 @@ def _completed(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _plan(job: Job, url: str) -> Planned:
-    try:
-        if job.manifest is not None:
-            manifest = Manifest.open(job.manifest)
-            return Planned(LabelStore.create(url, manifest, shard_size=job.shard_size))
-        with tempfile.TemporaryDirectory(prefix="expert-labels-") as folder:
-            report = build(job.images, str(Path(folder) / "manifest.parquet"), seed=job.seed)
-            store = LabelStore.create(url, report.manifest, shard_size=job.shard_size, sources=_sources(job))
-        return Planned(store, report.rejections)
-    except ValueError as error:
-        raise JobError(str(error)) from error
+    with asked_for(job) as (manifest, rejections):
+        store = LabelStore.create(url, manifest, shard_size=job.shard_size, sources=sources_of(job))
+    return Planned(store, rejections)
 
 
-def check_same_plan(job: Job, store: LabelStore) -> None:
-    """Raises StoreError, naming the differences, where ``store`` was planned from something else than ``job`` asks."""
-    plan, asked = store.plan, _sources(job)
-    differences = []
-    if plan.shard_size != job.shard_size:
-        differences.append(f"shard_size {plan.shard_size} there, {job.shard_size} in the job")
-    if job.manifest is not None:
+@contextmanager
+def asked_for(job: Job) -> Iterator[tuple[Manifest, tuple[RejectionCount, ...]]]:
+    """The manifest of the job's images, for the time of the block, and what its sources left out. Raises JobError."""
+    with tempfile.TemporaryDirectory(prefix="expert-labels-") as folder:
         try:
-            manifest = Manifest.open(job.manifest)
+            if job.manifest is not None:
+                manifest, rejections = Manifest.open(job.manifest), ()
+            else:
+                report = build(job.images, str(Path(folder) / "manifest.parquet"), seed=job.seed)
+                manifest, rejections = report.manifest, report.rejections
         except ValueError as error:
             raise JobError(str(error)) from error
-        if manifest.fingerprint != plan.manifest:
-            differences.append(f"manifest {plan.manifest[:12]} there, {manifest.fingerprint[:12]} at {job.manifest}")
-    else:
-        if plan.seed != job.seed:
-            differences.append(f"seed {plan.seed} there, {job.seed} in the job")
-        if _completed(plan.sources) != asked:
-            differences.append(f"images {json.dumps(plan.sources)} there, {json.dumps(asked)} in the job")
+        yield manifest, rejections
+
+
+def check_cut(job: Job, store: LabelStore) -> None:
+    """Raises StoreError where the job wants what is fixed for the life of a store otherwise."""
+    differences = []
+    if store.plan.shard_size != job.shard_size:
+        differences.append(f"shard_size {store.plan.shard_size} there, {job.shard_size} in the job")
+    if job.manifest is None and store.plan.seed != job.seed:
+        differences.append(f"seed {store.plan.seed} there, {job.seed} in the job")
     if differences:
         raise StoreError(
             f"{job.store} was planned otherwise: {'; '.join(differences)}; a store is never re-cut: "
             "name another store, or restore the job file that made this one"
+        )
+
+
+def asks_for_the_same(job: Job, store: LabelStore) -> bool:
+    """Whether the job's images are written as those that the store has; files that came into a folder since do not show."""
+    if job.manifest is None:
+        return _completed(store.plan.sources) == sources_of(job)
+    try:
+        return Manifest.open(job.manifest).fingerprint == store.plan.input
+    except ValueError as error:
+        raise JobError(str(error)) from error
+
+
+def check_same_plan(job: Job, store: LabelStore, say: Callable[[str], None] | None = None) -> None:
+    """Raises StoreError, naming the differences, where ``store`` has other images than ``job`` asks for, or is cut otherwise.
+
+    Only where the images are written otherwise in the job are its sources read.
+    """
+    check_cut(job, store)
+    if asks_for_the_same(job, store):
+        return
+    if say is not None:
+        say(
+            f"{job.store}: the job's images are written otherwise than when the store was made; reading them to compare"
+        )
+    with asked_for(job) as (manifest, _):
+        found = difference(store, manifest)
+    if not found.nothing:
+        raise StoreError(
+            f"{job.store} has {store.plan.images} images, and the job asks for others: {found}; nothing was changed: "
+            "`expert-labels grow JOB.yaml` takes this over (--dry-run shows it), or restore the job file that made this store"
+        )
+    if say is not None:
+        say(
+            f"{job.store}: the same {store.plan.images} images; `expert-labels grow JOB.yaml` remembers how they are written now"
         )
 
 

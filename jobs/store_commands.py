@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jobs.terminal import AsJson, Columns, StorePath, aligned, say, short_names, show, size
+from jobs.terminal import AsJson, Columns, StorePath, aligned, say, short_names, shortened, show, size
 from pipeline.errors import JobError
 
 if TYPE_CHECKING:
     from pipeline.against import AgreementRow
+    from pipeline.status import Status
 
 #: An audit shows this many findings of a kind; --json has them all.
 SHOWN = 20
+#: Characters of one fact that tells two versions of an expert apart.
+FACT = 40
 
 
 #: What an expert may have answered, "missing" where its cell is not committed.
@@ -47,13 +50,25 @@ def status(
             row += ["-"] * 5
         table.append(row)
     lines = [
-        f"{found.url}: {found.plan.images} images in {found.shards} shard(s) of {found.plan.shard_size}",
+        f"{found.url}: {found.images} images in {found.shards} shard(s) of {found.plan.shard_size}{_history(found)}",
         *aligned(table),
+        *(
+            f"{column.column}: {', '.join(shortened(fact, FACT) for fact in column.differs)}"
+            for column in found.columns
+            if column.differs
+        ),
+        *(f"left out: {column}: {why}" for column, why in found.unknown.items()),
     ]
     if found.rows is not None and found.rows.reasons:
         reasons = ", ".join(f"{times} x {reason}" for reason, times in list(found.rows.reasons.items())[:SHOWN])
         lines.append(f"reasons, counted in the rows of all experts: {reasons}; `expert-labels failures` lists them")
     show(lines, found.model_dump(mode="json") | {"complete": found.complete}, as_json)
+
+
+def _history(found: Status) -> str:
+    if not found.growths:
+        return ""
+    return f"; grown {found.growths} time(s), {found.dropped} image(s) dropped"
 
 
 def failures(
