@@ -155,12 +155,12 @@ def test_coco_entries_that_cannot_be_used_are_rejected_one_by_one(tmp_path: Path
     assert reasons.count("annotation without a caption or an id") == 2
 
 
-def test_coco_ids_are_one_across_its_files_so_that_duplicates_are_seen(tmp_path: Path) -> None:
+def test_coco_ids_are_one_across_its_files_so_that_they_become_one_record(tmp_path: Path) -> None:
     captions = Coco(images=str(tmp_path), captions=write_json(tmp_path / "c.json", CAPTIONS))
     instances = Coco(images=str(tmp_path), instances=write_json(tmp_path / "i.json", INSTANCES))
     report = build([captions, instances], str(tmp_path / "m.parquet"))
     assert report.images == {"coco": 3}
-    assert {r.reason: r.count for r in report.rejections}["duplicate id, another record was kept"] == 2
+    assert [(count.read, count.merged) for count in report.sources] == [(5, 2)]
 
 
 # ---- the real files, where they are at hand

@@ -18,6 +18,7 @@ import pytest
 
 from manifests.build import build
 from manifests.manifest import METADATA_KEY, Manifest, ManifestWriter
+from manifests.names import order_key
 from manifests.record import (
     BATCH_ROWS,
     SCHEMA,
@@ -29,7 +30,6 @@ from manifests.record import (
     to_batch,
     url_key,
 )
-from manifests.shuffle import order_key
 from pipeline.store import LabelStore
 
 
@@ -46,7 +46,7 @@ class Listed:
 
 def record(number: int, source: str = "listed", caption: str = "a cat") -> ImageRecord:
     size = None if number % 3 else 100 + number
-    captions = (caption,) * (number % 4)
+    captions = tuple(f"{caption} {again}" for again in range(number % 4))
     uri = f"file:///photos/{number}.jpg"
     return ImageRecord(image_id=f"i{number}", source=source, uri=uri, width=size, height=size, captions=captions)
 
@@ -63,7 +63,7 @@ def test_holds_every_record_once_in_the_order_of_the_keyed_hash(tmp_path: Path) 
     expected = sorted(RECORDS, key=lambda r: order_key(7, r.image_id))
     assert list(report.manifest.records()) == expected
     assert len(report.manifest) == 500 and report.images == {"listed": 500} and report.rejections == ()
-    assert names(tmp_path) == ["m.parquet"], "nothing else is left behind"
+    assert names(tmp_path) == ["m.parquet", "m.parquet.report.json"], "nothing else is left behind"
 
 
 def test_order_and_fingerprint_do_not_depend_on_the_order_of_sources_and_records(tmp_path: Path) -> None:
@@ -120,31 +120,37 @@ def test_batches_are_of_exactly_that_many_rows_whatever_the_row_groups(tmp_path:
     assert pa.Table.from_batches(batches) == pa.Table.from_batches(source.batches(64))
 
 
-def test_identical_duplicates_become_one_and_are_counted(tmp_path: Path) -> None:
+def test_repeats_become_one_record_and_are_counted(tmp_path: Path) -> None:
     alone = build([Listed(RECORDS)], str(tmp_path / "a.parquet")).manifest
     report = build([Listed(RECORDS), Listed(RECORDS), Listed(RECORDS[:10])], str(tmp_path / "b.parquet"))
-    assert report.manifest.fingerprint == alone.fingerprint and report.images == {"listed": 500}
-    (rejection,) = report.rejections
-    assert (rejection.source, rejection.reason, rejection.count) == ("listed", "duplicate id, same record", 510)
-    assert len(rejection.examples) == 5
+    assert report.manifest.fingerprint == alone.fingerprint and report.rejections == ()
+    (count,) = report.sources
+    assert (count.read, count.merged, count.left_out, count.images) == (1010, 510, 0, 500)
+    assert count.captions == sum(len(r.captions) for r in RECORDS)
 
 
-def test_of_different_records_with_one_id_the_smallest_source_and_uri_stays(tmp_path: Path) -> None:
-    here, there = record(1, source="a"), replace(record(1, source="b"), uri="file:///a.jpg")
-    other = replace(record(1, source="b"), uri="file:///b.jpg", captions=("longer",))
-    fingerprints = set()
-    for number, order in enumerate([(here, there, other, RECORDS[2]), (other, RECORDS[2], there, here)]):
-        report = build([Listed(order)], str(tmp_path / f"{number}.parquet"))
-        fingerprints.add(report.manifest.fingerprint)
-        assert {r.source for r in report.manifest.records() if r.image_id == "i1"} == {"a"}
-        (rejection,) = report.rejections
-        assert (rejection.source, rejection.reason, rejection.count) == (
-            "b",
-            "duplicate id, another record was kept",
-            2,
+def test_of_records_with_one_id_the_first_source_gives_the_place_and_all_give_captions(tmp_path: Path) -> None:
+    here = replace(record(1, source="a"), captions=("one", "two"), keys=("coco:1",))
+    there = replace(record(1, source="b"), uri="file:///a.jpg", captions=("two", "three"), split="val", license="CC0")
+    other = replace(record(1, source="c"), captions=("two", "four", "one"), split="train", keys=("coco:1", "flickr:1"))
+    for number, order in enumerate([(here, there, other), (other, there, here)]):
+        sources = [Listed((found, record(2 + place)), name=found.source) for place, found in enumerate(order)]
+        report = build(sources, str(tmp_path / f"{number}.parquet"))
+        (found,) = (r for r in report.manifest.records() if r.image_id == "i1")
+        first = order[0]
+        assert (found.source, found.uri, found.width, found.height) == (
+            first.source,
+            first.uri,
+            first.width,
+            first.height,
         )
-        assert rejection.examples[0] == "i1: file:///a.jpg (kept: file:///photos/1.jpg of a)"
-    assert len(fingerprints) == 1
+        assert found.captions == (("one", "two", "three", "four"), ("two", "four", "one", "three"))[number]
+        assert (found.license, found.split) == ("CC0", ("val", "train")[number])
+        assert found.keys == (("coco:1", "flickr:1"), ("coco:1", "flickr:1"))[number]
+        assert report.images == {first.source: 1, order[1].source: 0, order[2].source: 0, "listed": 3}
+        assert {s.source: s.merged for s in report.sources} == {
+            first.source: 0, order[1].source: 1, order[2].source: 1, "listed": 0
+        }  # fmt: skip
 
 
 def test_rejections_are_counted_by_source_and_reason_with_five_examples(tmp_path: Path) -> None:
@@ -175,7 +181,7 @@ def test_a_source_that_fails_half_way_leaves_the_old_manifest(tmp_path: Path) ->
     old = build([Listed(RECORDS)], out).manifest
     with pytest.raises(ValueError, match="line 2 is broken"):
         build([Failing()], out)
-    assert Manifest.open(out) == old and names(tmp_path) == ["m.parquet"]
+    assert Manifest.open(out) == old and names(tmp_path) == ["m.parquet", "m.parquet.report.json"]
 
 
 def test_a_place_that_cannot_be_written_is_an_error_before_work(tmp_path: Path) -> None:
@@ -192,7 +198,10 @@ def test_works_on_other_filesystems_and_under_strange_names(tmp_path: Path) -> N
         assert Manifest.open(url) == built
         assert pickle.loads(pickle.dumps(built)).count == 500
         built.verify()
-    assert [path.rsplit("/", 1)[1] for path in fsspec.filesystem("memory").find("/manifests")] == ["m.parquet"]
+    assert [path.rsplit("/", 1)[1] for path in fsspec.filesystem("memory").find("/manifests")] == [
+        "m.parquet",
+        "m.parquet.report.json",
+    ]
 
 
 def test_what_is_no_manifest_is_refused_with_a_reason(tmp_path: Path) -> None:
@@ -308,7 +317,7 @@ def test_a_fingerprint_of_an_earlier_version_is_what_it_was() -> None:
 
     running = Fingerprint()
     running.update(to_batch(RECORDS[:40]))
-    assert running.hexdigest() == "4a93a653d5856227f55c0c59a14a83851879b27281cb653a0f13cbc6bf1764f8"
+    assert running.hexdigest() == "cfe2babb6bb448845fbf0a627cb04c94bc55157d7828d837bb65b2faeea682d8"
 
 
 def test_one_address_is_one_key_whatever_the_scheme() -> None:
