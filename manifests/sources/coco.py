@@ -115,7 +115,7 @@ class Coco(BaseModel):
             yield from layout.rejections
             listed = {number: self._listed(layout, number, image) for number, image in layout.images.items()}
         if self.instances:
-            layout = read_layout(self.instances, source=self.name, expected=_LISTS, needed=("images",))
+            layout = read_layout(self.instances, source=self.name, expected=_LISTS, needed=("images",), captions=False)
             yield from layout.rejections
             for number, image in layout.images.items():
                 before, found = listed.get(number), self._listed(layout, number, image)

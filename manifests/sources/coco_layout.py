@@ -40,20 +40,25 @@ class Layout:
 
 
 def read_layout(
-    where: str, *, source: str, expected: str, needed: tuple[str, ...] = ("images", "annotations")
+    where: str,
+    *,
+    source: str,
+    expected: str,
+    needed: tuple[str, ...] = ("images", "annotations"),
+    captions: bool = True,
 ) -> Layout:
     """The file at a path or URL, with a rejection for everything in it that cannot be used.
 
-    A file whose annotations are not ``needed`` is read no further than its images, where these come first. Memory: the
-    ids, names, sizes and captions; boxes, polygons and the rest are dropped piece by piece. Raises ValueError where the
-    file is missing, is broken, or lacks one of the ``needed`` lists.
+    Without ``captions`` annotations are not looked at, and a file is read no further than its images where these come first.
+    Memory: the ids, names, sizes and captions; boxes, polygons and the rest are dropped piece by piece. Raises ValueError
+    where the file is missing, is broken, or lacks one of the ``needed`` lists.
     """
     found = Layout(where=where)
     for part in parts(where, needed=needed, expected=expected):
         if part.key == "images" and part.first >= 0:
             _add_images(found, part, source)
         elif part.key == "annotations" and part.first >= 0:
-            if "annotations" in needed:
+            if captions:
                 _add_captions(found, part, source)
             elif found.images:
                 break
