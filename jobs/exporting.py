@@ -1,17 +1,16 @@
-"""`expert-labels export`: from what was asked for to a layout, and what only PyTorch can write for one of them."""
+"""`expert-labels export`: from what was asked for to a layout, and back from what an export says of itself."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expert_zoo.card import ExpertCard
+from jobs.prismer_tree.layout import PrismerTree
+from jobs.prismer_tree.vectors import Vectors
 from pipeline.errors import JobError
 from pipeline.exports.coco import Coco
 from pipeline.exports.hf import HuggingFace
 from pipeline.exports.layout import Layout
-from pipeline.exports.prismer import PrismerTree
 from pipeline.exports.record import read_record
 from pipeline.exports.webdataset import WebDataset
 from pipeline.storage import open_storage
@@ -34,7 +33,7 @@ def layout_of(
             return Coco()
         case "prismer":
             try:
-                vectors = TorchVectors(embeddings) if embeddings else None
+                vectors = Vectors(embeddings) if embeddings else None
                 return PrismerTree(photos=photos, vectors=vectors, datasets=datasets)
             except ValueError as error:
                 raise JobError(str(error)) from error
@@ -62,49 +61,3 @@ def datasets_of(named: Sequence[str] | None) -> dict[str, str]:
             raise JobError(f"--dataset {text!r}; expected SOURCE=DATASET, such as my_photos=cc12m")
         found[source] = dataset
     return found
-
-
-class TorchVectors:
-    """Vectors of an embeddings folder in the files of the released code. Raises ValueError where the folder has none."""
-
-    def __init__(self, url: str) -> None:
-        from trainer.embeddings.folder import Embeddings
-
-        self._folder = Embeddings(url)
-        self.url = self._folder.url
-        self._words: Any = None
-
-    def word_file(self, texts: list[str]) -> bytes:
-        import torch
-
-        if self._words is None:
-            self._words = self._folder.words()
-        rows = self._words.rows(texts)
-        vectors_NC = torch.from_numpy(self._words.vectors_NC[rows])
-        background_C = torch.from_numpy(self._words.background_C)
-        # Each vector by itself: a row of a table would take the whole table along.
-        return _saved(
-            {
-                number: {"features": (vectors_NC[number] if row >= 0 else background_C).clone(), "text": text}
-                for number, (row, text) in enumerate(zip(rows, texts, strict=True))
-            }
-        )
-
-    def feature_files(self, classes: Mapping[str, ExpertCard]) -> dict[str, bytes]:
-        import torch
-
-        found = {}
-        for name, card in classes.items():
-            table = self._folder.classes(card)
-            features = {"labels": list(table.names), "features": torch.from_numpy(table.vectors_NC.copy())}
-            found[f"{name}_features.pt"] = _saved(features)
-            found["background_features.pt"] = _saved(torch.from_numpy(table.background_C.copy()))
-        return found
-
-
-def _saved(value: Any) -> bytes:
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()

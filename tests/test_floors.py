@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT, run_python
 
-CONTRACTS = tuple(f"expert_zoo.{name}" for name in ("labels", "spec", "card", "expert", "catalog"))
+CONTRACTS = tuple(f"expert_zoo.{name}" for name in ("labels", "spec", "card", "expert", "catalog", "classes"))
 #: What a trainer needs beside the contracts: labels' geometry, and networks of its own from the weights folder.
 FOR_TRAINERS = tuple(f"expert_zoo.{name}" for name in ("mirror", "occlusion", "networks", "weights"))
 #: What of ours each package may import: these modules and what is inside them.

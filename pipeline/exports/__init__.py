@@ -9,6 +9,6 @@
 ``webdataset``  one tar a shard
 ``hf``          Parquet that Hugging Face's datasets shows as pictures
 ``coco``        results as COCO's tools read them; ``rle`` for masks
-``prismer``     the tree of files that the released code of Prismer reads; ``prismer_places`` for its names, ``prismer_maps`` for
-                its pictures
+
+The tree of files for Prismer's released code is a layout too: jobs/prismer_tree.
 """

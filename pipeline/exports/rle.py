@@ -14,7 +14,7 @@ def run_lengths(mask_hw: NDArray[np.bool_], left: int, top: int, height: int, wi
 
     What of the mask lies outside of the image is cut off. Down the columns, from the left one on.
     """
-    mask_hw = mask_hw[max(0, -top) : height - top, max(0, -left) : width - left]
+    mask_hw = mask_hw[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
     left, top = max(0, left), max(0, top)
     # A row of zeros above and below ends every run with its column.
     padded = np.pad(mask_hw, ((1, 1), (0, 0))).astype(np.int8)

@@ -9,7 +9,7 @@
     parts/000042.*.jsonl                              what shard 42 adds to the lists
 
 <expert> is depth, normal, edge, seg_coco, seg_ade, obj_detection or ocr_detection, told by what a column holds. Names are in
-prismer_places.py, pictures in prismer_maps.py. An image without a size, whose photo no expert could read, is left out.
+places.py, pictures in maps.py. An image without a size, whose photo no expert could read, is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,14 @@ from PIL import Image
 from expert_zoo.card import ExpertCard
 from expert_zoo.classes import class_names
 from expert_zoo.labels import Picture
+from jobs.prismer_tree import maps
+from jobs.prismer_tree.places import KNOWN, WEB, Place, list_items, list_of, place_of
+from jobs.prismer_tree.vectors import Vectors
 from manifests.record import ImageRecord
 from pipeline.decode import Limits, decode, identify, orientation_of
 from pipeline.errors import StoreError
-from pipeline.exports import prismer_maps as maps
 from pipeline.exports.files import Files
 from pipeline.exports.layout import Entry, Layout, Piece, Taken, joined_lines
-from pipeline.exports.prismer_places import KNOWN, WEB, Place, list_items, list_of, place_of
 from pipeline.png import write_png
 
 #: A column's quantity -> the expert that it stands for. Classes are told apart by their names.
@@ -50,20 +51,6 @@ _SEGMENTATION = {"coco_panoptic": "seg_coco", "ade20k": "seg_ade"}
 _FEATURES = {"seg_coco": "coco", "seg_ade": "ade", "obj_detection": "detection"}
 _LISTS = ("coco_karpathy_train", "coco_karpathy_val", "coco_karpathy_test", "vg_caption", "nocaps_val")
 _JPEG_QUALITY = 95
-
-
-class Vectors(Protocol):
-    """What the released code wants for names: files that PyTorch reads. ``url``: where the vectors come from."""
-
-    url: str
-
-    def word_file(self, texts: list[str]) -> bytes:
-        """The file of an image's words, in the order of their numbers."""
-        ...
-
-    def feature_files(self, classes: Mapping[str, ExpertCard]) -> dict[str, bytes]:
-        """Name -> bytes of the files of these columns' classes, and of what stands for none of them."""
-        ...
 
 
 class PrismerTree(Layout):
