@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from expert_zoo.catalog import accepts
 from expert_zoo.expert import Expert
 from expert_zoo.weights.needed import weights_folders
-from manifests.sources import AnySource, Folder
+from jobs.sources_file import ImageChoices, models_of_images
+from jobs.yaml_file import read_yaml, validated
 from pipeline.choices import ExpertChoice
 from pipeline.errors import JobError
 from pipeline.limits import Limits, Web
 from pipeline.plan import SHARD_SIZE
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class PackChoice(BaseModel):
@@ -79,28 +75,15 @@ def _expert_list(value: Any) -> Any:
     return choices
 
 
-class SourcesFile(BaseModel):
-    """What `manifest build` reads; a whole job file will do as well."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: tuple[AnySource, ...] = Field(min_length=1)
-    seed: int = 0
-
-
-class Job(BaseModel):
+class Job(ImageChoices):
     """What to label, with which experts, into which store. See docs/job-file.md for every field with its default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     store: str = Field(min_length=1)
-    images: tuple[AnySource, ...] = ()
     manifest: str | None = None
     experts: Annotated[tuple[ExpertChoice, ...], BeforeValidator(_expert_list)] = Field(min_length=1)
     weights: str | None = Field(None, min_length=1)
     recipe: Literal["best", "prismer"] | None = None
     shard_size: int = Field(SHARD_SIZE, gt=0)
-    seed: int = 0
     failure_limit: float = Field(0.5, ge=0, le=1)
     limits: Limits = Limits()
     read_threads: int | None = Field(None, gt=0)
@@ -115,10 +98,12 @@ class Job(BaseModel):
             raise ValueError(
                 "give either `images` (sources to build a manifest from) or `manifest` (one already built)"
             )
-        folders = [source.name for source in self.images if isinstance(source, Folder)]
-        if len(folders) != len(set(folders)):
+        rules = [
+            key for key in ("captions", "guard", "duplicates") if getattr(self, key) != Job.model_fields[key].default
+        ]
+        if self.manifest is not None and rules:
             raise ValueError(
-                "images: two folders of one name; give each its own `name`, which keeps their image ids apart"
+                f"`{rules[0]}` is a rule for building a manifest, and `manifest` is built already; give it there"
             )
         names = [choice.name for choice in self.experts]
         twice = {name for name in names if names.count(name) > 1}
@@ -154,7 +139,7 @@ def load_job(path: str) -> Job:
 
 def load_choices(path: str) -> Job:
     """The job at ``path`` whose experts' weights need not be known yet. Raises JobError as `load_job` does."""
-    job = _validated(Job, path, _read_yaml(path))
+    job = validated(Job, path, read_yaml(path), known=_models())
     try:
         job = _with_choices_of_all(job)
         job.create_experts()
@@ -184,50 +169,5 @@ def _with_choices_of_all(job: Job) -> Job:
     return job.model_copy(update={"experts": tuple(choices)})
 
 
-def load_sources(path: str) -> SourcesFile:
-    """The ``images`` and ``seed`` of the file at ``path``. Raises JobError as `load_job` does."""
-    found = _read_yaml(path)
-    if "experts" in found:
-        found = {key: found[key] for key in ("images", "seed") if key in found}
-    return _validated(SourcesFile, path, found)
-
-
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JobError(f"no file {path}; `jobs/photos.yaml` in the repository is a job to copy") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise JobError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise JobError(f"{path}: expected `key: value` lines (docs/job-file.md), found {type(found).__name__}")
-    return found
-
-
-def _validated(model: type[Model], path: str, found: dict[str, Any]) -> Model:
-    try:
-        return model.model_validate(found)
-    except ValidationError as error:
-        raise JobError(f"{path}: {_first_problem(error)}") from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    """One line for the first of pydantic's findings: where, what, and the name that was probably meant."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-    if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        close = difflib.get_close_matches(key, _known_keys(), n=1)
-        return f"unknown key `{place}`" + (
-            f"; did you mean `{close[0]}`?" if close else "; docs/job-file.md lists all keys"
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return (f"`{place}`: {message}" if place else message) + more
-
-
-def _known_keys() -> list[str]:
-    sources = get_args(get_args(AnySource)[0])
-    return [key for model in (Job, Limits, Web, PackChoice, RayChoice, *sources) for key in get_annotations(model)]
+def _models() -> list[type[BaseModel]]:
+    return [Job, Limits, Web, PackChoice, RayChoice, *models_of_images()]

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from expert_zoo.expert import Expert
+from jobs.building import build_manifest
 from jobs.job import Job, PackChoice
-from manifests.build import RejectionCount, build
+from manifests.build import RejectionCount
 from manifests.manifest import Manifest
 from manifests.sources import AnySource
 from pipeline.choices import Pack, Unit
@@ -24,6 +25,7 @@ from pipeline.plan import Shard
 from pipeline.store import LabelStore
 
 Work = list[tuple[Pack, list[Unit]]]
+_NOTHING: tuple[RejectionCount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,9 @@ def asked_for(job: Job) -> Iterator[tuple[Manifest, tuple[RejectionCount, ...]]]
     with tempfile.TemporaryDirectory(prefix="expert-labels-") as folder:
         try:
             if job.manifest is not None:
-                manifest, rejections = Manifest.open(job.manifest), ()
+                manifest, rejections = Manifest.open(job.manifest), _NOTHING
             else:
-                report = build(job.images, str(Path(folder) / "manifest.parquet"), seed=job.seed)
+                report = build_manifest(job, str(Path(folder) / "manifest.parquet"), limits=job.limits)
                 manifest, rejections = report.manifest, report.rejections
         except ValueError as error:
             raise JobError(str(error)) from error

@@ -110,7 +110,9 @@ def test_manifest_build_show_stats_check(tmp_path: Path) -> None:
     sources.write_text(yaml.safe_dump({"images": [{"source": "folder", "path": str(photos)}], "seed": 3}))
     out = str(tmp_path / "m.parquet")
     built = json.loads(runner.invoke(app, ["manifest", "build", str(sources), "--out", out, "--json"]).stdout)
-    assert built["images"] == {"folder": 6} and len(built["fingerprint"]) == 64
+    assert built["images"] == 6 and len(built["fingerprint"]) == 64
+    assert built["sources"] == [{"source": "folder", "read": 6, "left_out": 0, "merged": 0, "images": 6, "captions": 1}]
+    assert json.loads(Path(f"{out}.report.json").read_text("utf-8")) | {"manifest": out} == built
     shown = json.loads(runner.invoke(app, ["manifest", "show", out, "--limit", "6", "--json"]).stdout)
     assert sorted(record["captions"] for record in shown)[-1] == ["a caption"]
     assert json.loads(runner.invoke(app, ["manifest", "stats", out, "--json"]).stdout)[0]["captions"] == 1

@@ -28,6 +28,8 @@ from jobs.cli import app
 from jobs.job import Job, PackChoice, RayChoice, load_job
 from jobs.planning import open_or_plan
 from manifests.build import build
+from manifests.cleaning import CaptionRules
+from manifests.duplicates import Duplicates
 from manifests.scenes import render_uri
 from manifests.sources import Coco, Folder, Scenes
 from pipeline.audit import agreement
@@ -174,7 +176,12 @@ def actual(model: type[BaseModel], field: str) -> Any:
 
 def fields_of_a_job() -> dict[str, Any]:
     """Every key with its default; those of nested sections with a dot."""
-    nested: dict[str, type[BaseModel]] = {"limits": Limits, "ray": RayChoice}
+    nested: dict[str, type[BaseModel]] = {
+        "limits": Limits,
+        "ray": RayChoice,
+        "captions": CaptionRules,
+        "duplicates": Duplicates,
+    }
     flat = {name: actual(Job, name) for name in Job.model_fields if name not in nested}
     for outer, model in nested.items():
         assert Job.model_fields[outer].default == model()

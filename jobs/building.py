@@ -1,0 +1,101 @@
+"""A manifest from the images of a file: `manifests.build` with what it needs from above, and what a person is shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+from jobs.sources_file import ImageChoices
+from jobs.terminal import aligned
+from manifests.build import BuildReport, Progress, build
+from pipeline.content import LookAtFiles
+from pipeline.errors import JobError
+from pipeline.photos import Limits
+
+#: Seconds between two lines where there is no terminal.
+_LOG_EVERY = 15.0
+#: Beyond that a build waits for its disk.
+_MOST_WORKERS = 8
+
+
+def build_manifest(
+    choices: ImageChoices,
+    out: str,
+    *,
+    limits: Limits | None = None,
+    workers: int = 1,
+    progress: Progress = lambda what, done, total: None,
+) -> BuildReport:
+    """The manifest of ``choices`` at ``out`` (path or URL), as `manifests.build.build`. Raises JobError."""
+    try:
+        return build(
+            choices.images,
+            out,
+            seed=choices.seed,
+            captions=choices.captions,
+            guards=choices.guard,
+            duplicates=choices.duplicates,
+            look=LookAtFiles(limits or Limits()),
+            workers=workers,
+            progress=progress,
+        )
+    except ValueError as error:
+        raise JobError(str(error)) from error
+
+
+def usual_workers() -> int:
+    """As many as this process may use CPUs, and not more than a disk can feed."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MOST_WORKERS)
+
+
+def report_lines(report: BuildReport, out: str) -> list[str]:
+    """The report for a person: what is in the manifest, from where, and what is not, and why."""
+    lines = [f"{out}: {len(report.manifest):,} images, fingerprint {report.manifest.fingerprint[:16]}", ""]
+    lines += aligned(report.as_table())
+    for guard in report.guards:
+        out_of = ", ".join(f"{count:,} of {source}" for source, count in guard.kept_out.items()) or "nothing"
+        lines += ["", f"guard {guard.guard} ({guard.keys:,} keys) kept out {out_of}"]
+    if report.rejections:
+        table = [["left out", "source", "reason", "such as"]]
+        table += [[f"{r.count:,}", r.source, r.reason, r.examples[0]] for r in report.rejections]
+        lines += ["", *(line[:200] for line in aligned(table, left=(1, 2, 3)))]
+    return lines
+
+
+class BuildProgress:
+    """Bars on a terminal, one for each step, and a line now and then in a log. Use as a context manager; call to tell."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._bar: tqdm | None = None
+        self._said = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if sys.stderr.isatty():
+            if what != self._what:
+                self._close()
+                unit = "img" if total is None or what == "looking at files" else "part"
+                self._bar = tqdm(
+                    total=total, desc=f"{what:<28}", unit=unit, unit_scale=unit == "img", dynamic_ncols=True
+                )
+            assert self._bar is not None
+            self._bar.update(done - self._bar.n)
+        elif what != self._what or time.monotonic() - self._said > _LOG_EVERY:
+            self._said = time.monotonic()
+            share = f"{done:,} images" if total is None else f"{done:,} of {total:,}"
+            print(f"{what}: {share}", file=sys.stderr, flush=True)
+        self._what = what
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> BuildProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
