@@ -121,7 +121,8 @@ class _Window:
         self._over = False
         self._text = ""
         self.at = 0
-        self._more()
+        while not self._text and not self._over:
+            self._more()
         if self._text.startswith("\ufeff"):
             self.at = 1
 
