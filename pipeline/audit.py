@@ -16,6 +16,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO
 
 from expert_zoo.card import ExpertCard
 from manifests.manifest import Manifest
@@ -32,6 +33,7 @@ __all__ = ["AgreementRow", "AuditReport", "Finding", "Garbage", "Repairs", "agre
 
 #: Called with (cells done, cells in all).
 Progress = Callable[[int, int], None]
+_READ_BYTES = 1 << 20
 _RECEIPT = re.compile(r"shard-\d{6,}\.json")
 _PLANNING = re.compile(r"[0-9a-f]{32}\." + re.escape(MANIFEST) + r"(\.[0-9a-f]+\.tmp)?")
 
@@ -142,7 +144,7 @@ def _plan_findings(store: LabelStore, deep: bool) -> Iterator[Finding]:
     for file in promised:
         try:
             with store.storage.open(f"{GROWTH}/{file.name}") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest() if deep else file.sha256
+                digest = _sha256(stream) if deep else file.sha256
                 found = (stream.seek(0, io.SEEK_END), digest)
         except OSError as error:
             what = f"{GROWTH}/{file.name} cannot be read ({error}); restore it"
@@ -151,6 +153,13 @@ def _plan_findings(store: LabelStore, deep: bool) -> Iterator[Finding]:
                 continue
             what = f"{GROWTH}/{file.name} was changed after it was written; restore it"
         yield Finding(severity="error", column="", shard=None, what=what)
+
+
+def _sha256(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while data := stream.read(_READ_BYTES):
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _sort_out(

@@ -6,11 +6,13 @@ call of the scenario that changes a file, and ends the child there by os._exit.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,8 +21,13 @@ import pytest
 
 from expert_zoo.expert import Expert
 from manifests.manifest import Manifest
+from manifests.record import ImageRecord
+from pipeline.audit import audit, repair
+from pipeline.difference import difference
 from pipeline.errors import StoreError
+from pipeline.growing import grow
 from pipeline.labeller import Effort
+from pipeline.reader import LabelReader
 from pipeline.receipt import installed_packages
 from pipeline.storage import TEMPORARY
 from pipeline.store import LabelStore, missing_cells
@@ -29,7 +36,7 @@ from tests.faults import IO_ERROR, NO_SPACE, Faults, die
 from tests.stand_ins import Squares, Troubled
 
 SHARD_SIZE = 4
-SCENARIOS = ("label", "retry", "plan")
+SCENARIOS = ("label", "retry", "plan", "grow")
 #: One reader and one encoder, so that the order of the calls is the same in every child.
 EFFORT = Effort(read_threads=1, encode_threads=1)
 
@@ -43,8 +50,13 @@ COLUMNS = [expert.card.column for expert in experts("")]
 
 
 def prepare(folder: Path, scenario: str) -> None:
-    """The state before: a manifest, and a planned store (label) whose cells have failed rows (retry)."""
-    manifest = write_manifest(str(folder / "manifest.parquet"), write_photos(folder / "photos", 6))
+    """The state before: a manifest, and a planned store (label) whose cells have failed rows (retry) or that lacks images (grow)."""
+    records = write_photos(folder / "photos", 6)
+    manifest = write_manifest(str(folder / "manifest.parquet"), records)
+    if scenario == "grow":
+        asked = [*records[2:], dataclasses.replace(records[0], captions=("new",))]
+        write_manifest(str(folder / "asked.parquet"), asked)
+        manifest = write_manifest(str(folder / "manifest.parquet"), records[:5])
     if scenario == "plan":
         return
     store = LabelStore.create(str(folder / "before"), manifest, shard_size=SHARD_SIZE)
@@ -55,12 +67,21 @@ def prepare(folder: Path, scenario: str) -> None:
 
 
 def act(folder: Path, store: Path, scenario: str) -> None:
-    """What is disturbed: labels the first shard, or asks again for its failed rows, or plans a store."""
+    """What is disturbed: labels the first shard, or asks again for its failed rows, or plans a store or grows it."""
     if scenario == "plan":
         LabelStore.create(str(store), Manifest.open(str(folder / "manifest.parquet")), shard_size=SHARD_SIZE)
         return
     opened = LabelStore.open(str(store))
+    if scenario == "grow":
+        tempfile.tempdir = str(folder)  # where what a death leaves is cleared away with the test's own
+        take_over(opened, folder)
+        return
     label_all(opened, experts(""), retry=scenario == "retry", effort=EFFORT, shards=[opened.plan.shard(0)])
+
+
+def take_over(store: LabelStore, folder: Path) -> LabelStore:
+    asked = Manifest.open(str(folder / "asked.parquet"))
+    return grow(store, asked, difference(store, asked))
 
 
 def copy_of_before(folder: Path, name: str) -> Path:
@@ -188,6 +209,70 @@ def test_dying_anywhere_while_planning(tmp_path: Path, undisturbed: Labels) -> N
     assert label_everything(store) == undisturbed
 
 
+def records_of(store: LabelStore) -> list[ImageRecord]:
+    return [record for shard in store.plan.shards() for record in store.records(shard)]
+
+
+def check_grown_or_not(folder: Path, place: Path, old: list[ImageRecord], new: list[ImageRecord]) -> bool:
+    """Whether it had grown; either way it is whole, and is as it should be after another `grow`."""
+    store = LabelStore.open(str(place))
+    found = records_of(store)
+    assert found in (old, new)
+    for expert in experts(""):
+        assert [s.record for s in LabelReader(store, [expert.card.name]).samples()] == found
+    assert not audit(store, deep=True).findings
+    asked = Manifest.open(str(folder / "asked.parquet"))
+    assert difference(store, asked).nothing == (found == new)
+    if found == old:
+        store = take_over(store, folder)
+    assert records_of(store) == new
+    report = audit(store, grace_seconds=0)
+    repair(store, report, grace_seconds=0)
+    assert not audit(store, deep=True).findings and not audit(store).garbage
+    assert records_of(LabelStore.open(str(place))) == new
+    return found == new
+
+
+def old_and_new(folder: Path) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    old = records_of(LabelStore.open(str(folder / "before")))
+    asked = list(Manifest.open(str(folder / "asked.parquet")).records())
+    return old, [asked[-1], *asked[:-1]]
+
+
+def test_dying_anywhere_while_growing(tmp_path: Path) -> None:
+    prepare(tmp_path, "grow")
+    label_everything(LabelStore.open(str(tmp_path / "before")))
+    old, new = old_and_new(tmp_path)
+    calls = die_everywhere(tmp_path, "grow")
+    assert {"open", "write", "fsync", "link", "mkdir"} <= set(calls)
+    grown = [check_grown_or_not(tmp_path, tmp_path / f"{at:03d}", old, new) for at in range(len(calls))]
+    link = calls.index("link")
+    assert not any(grown[: link + 1]) and all(grown[link + 1 :]), "the link is the moment"
+
+
+@pytest.mark.parametrize("error", [IO_ERROR, NO_SPACE], ids=["EIO", "ENOSPC"])
+def test_a_disk_error_anywhere_while_growing(
+    tmp_path: Path, error: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    prepare(tmp_path, "grow")
+    label_everything(LabelStore.open(str(tmp_path / "before")))
+    old, new = old_and_new(tmp_path)
+    calls = calls_of(tmp_path, "grow")
+    link = calls.index("link")
+    committing = link - 1 - calls[:link][::-1].index("open")  # from here on the growth may be there for all we know
+    assert committing > 10
+    for at, call in enumerate(calls):
+        place = copy_of_before(tmp_path, f"{at:03d}")
+        try:
+            with Faults(error, at=at).installed():
+                act(tmp_path, place, "grow")
+        except OSError:
+            left = LabelStore.open(str(place)).storage.names("growth")
+            assert at >= committing or not left, (at, call, left)
+        check_grown_or_not(tmp_path, place, old, new)
+
+
 @pytest.mark.parametrize("error", [IO_ERROR, NO_SPACE], ids=["EIO", "ENOSPC"])
 @pytest.mark.parametrize("scenario", ["label", "retry"])
 def test_a_disk_error_anywhere(tmp_path: Path, undisturbed: Labels, scenario: str, error: Callable[[], None]) -> None:
@@ -260,7 +345,7 @@ def test_a_power_cut_finds_the_files_before_the_name_that_promises_them(tmp_path
     steps = [(call, Path(path)) for call, path in zip(faults.calls, faults.paths, strict=True)]
     promises = [at for at, (call, path) in enumerate(steps) if call in ("link", "replace") and path.suffix == ".json"]
     promises = [at for at in promises if "attempts" not in steps[at][1].parts]  # the journal need not be durable
-    assert len(promises) == (1 if scenario == "plan" else 2 if scenario == "label" else 1)
+    assert len(promises) == (2 if scenario == "label" else 1)
     for promise in promises:
         folder = steps[promise][1].parent
         created = {path for call, path in steps[:promise] if call == "open" and path.parent == folder}
