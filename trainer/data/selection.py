@@ -31,7 +31,7 @@ class Selection:
             self.counts_S = np.array([len(shard) for shard in plan.shards()], np.int64)
             self.fingerprint = plan.fingerprint
             return
-        self.counts_S = np.array([end[-1] for end in ends], np.int64)
+        self.counts_S = np.array([end[-1:].sum() for end in ends], np.int64)  # of a shard whose images are gone, none
         digest = hashlib.sha256(f"{plan.fingerprint} {numbered}".encode())
         for end in ends:
             digest.update(end.astype("<i4").tobytes())
@@ -58,7 +58,7 @@ class Selection:
             np.cumsum([count(record) for record in store.records(shard)]).astype(np.int32)
             for shard in store.plan.shards()
         ]
-        if not any(end[-1] for end in ends):
+        if not any(len(end) and end[-1] for end in ends):
             raise StoreError(
                 f"none of the {store.plan.images} images of {store.storage.url} is selected; expected one or more: look at the "
                 "manifest's splits and captions, or select otherwise"
