@@ -19,7 +19,7 @@ from trainer.evaluation.questions import (
     scene_questions,
     write_for_training,
 )
-from trainer.prismer.texts import QuestionFile
+from trainer.prismer.books import QuestionFile
 
 
 def record(image_id: str, uri: str = "file:///x.jpg") -> ImageRecord:
@@ -154,7 +154,7 @@ def test_recipes_learn_every_answer_by_its_share(tmp_path: Path) -> None:
     assert write_for_training(VqaQuestions.read(*write_vqa(tmp_path)), str(where)) == 6
     book = QuestionFile(where)
     first, second, *_ = book.of(record("coco_000000000042"))
-    assert first == ("What colour?", "a0", 0.5) and second == ("What colour?", "a1", 0.5)
+    assert first[:3] == ("What colour?", "a0", 0.5) and second[:3] == ("What colour?", "a1", 0.5)
     assert len(book.of(record("coco_000000000009"))) == 2
     with pytest.raises(ValueError, match="has no answers to learn"):
         write_for_training(VqaQuestions.read(write_vqa(tmp_path)[0]), str(where))

@@ -109,7 +109,7 @@ def test_many_texts_of_a_photo_have_the_loss_that_each_has_by_itself(folder: Pat
     together, stats = many.loss(batch)
     alone = []
     for place in range(1 + SMALL.questions):
-        batch.texts = [of_photo[place] for of_photo in texts]
+        batch.texts = [{"text": [of_photo[place]]} for of_photo in texts]
         alone.append(PrismerMethod.loss(many, batch)[0])
     expected = 0.25 * alone[0] + sum(alone[1:]) / SMALL.questions
     assert torch.allclose(together, expected, rtol=1e-5)

@@ -82,7 +82,7 @@ def test_values_can_be_changed_from_outside() -> None:
         ("schedule.peak=.nan", "`schedule.peak`"),
         ("optimizer.betas=[0.9, 1.0]", "`optimizer.betas.1`"),
         ("precision=fp8", "`precision`: Input should be 'fp32', 'bf16' or 'fp16'"),
-        ("method.task=question", "`questions` is for `task: question`"),
+        ("method.task=question", "`questions` is for `task: question` or `both`"),
         ("method.size=base", None),
         ("method.freeze=vision", None),
         ("method=blip", "`method`"),

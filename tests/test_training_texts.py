@@ -12,17 +12,9 @@ from manifests.scenes import questions
 from manifests.scenes.sampling import sample_world
 from trainer.data.chance import Chance
 from trainer.data.selection import WHOLE
-from trainer.prismer.texts import (
-    Asked,
-    Captions,
-    QuestionFile,
-    Questions,
-    SceneQuestions,
-    Tokens,
-    normalised,
-    question_form,
-    write_words,
-)
+from trainer.prismer.books import Asked, QuestionFile, SceneQuestions
+from trainer.prismer.texts import Captions, Lessons, Questions, Tokens, drawn, normalised, question_form, write_words
+from trainer.scenes import questions_of
 
 CAPTIONS = ("A red ball.", "two boxes, one small")
 RECORD = ImageRecord(image_id="one", source="test", uri="file:///one.png", captions=CAPTIONS)
@@ -125,4 +117,55 @@ def test_a_line_that_is_no_question(tmp_path: Path, line: str) -> None:
 def test_a_scene_answers_for_itself() -> None:
     record = ImageRecord(image_id="scene", source="scenes", uri="scenes://7/3?size=128")
     asked = SceneQuestions().of(record)
-    assert asked == [Asked(q.question, q.answer) for q in questions(sample_world(7, 3, 128))] and len(asked) > 3
+    assert (
+        asked == [Asked(q.question, q.answer, kind=q.kind) for q in questions(sample_world(7, 3, 128))]
+        and len(asked) > 3
+    )
+
+
+def test_a_scene_is_drawn_once_for_all_its_questions() -> None:
+    record = ImageRecord(image_id="scene", source="scenes", uri="scenes://7/4?size=128")
+    questions_of.cache_clear()
+    assert SceneQuestions().of(record) == SceneQuestions().of(record)
+    assert (questions_of.cache_info().misses, questions_of.cache_info().hits) == (1, 1)
+
+
+def test_marks_stand_where_people_put_them(tmp_path: Path) -> None:
+    texts = ["Two boxes, one well-known.", "Is the man's hat red?"]
+    write_words(texts, tmp_path)
+    tokens = Tokens(tmp_path)
+    assert [tokens.text(tokens.ids(text)) for text in texts] == [text.lower() for text in texts]
+
+
+def test_none_is_drawn_again_before_all_were() -> None:
+    for seed in range(10):
+        found = drawn("abc", 7, Chance(seed))
+        assert set(found[:3]) == set(found[3:6]) == set("abc") and found[6] in "abc"
+    assert len({tuple(drawn("abc", 3, Chance(seed))) for seed in range(60)}) == 6
+
+
+def test_a_photo_s_example_has_several_texts_of_several_kinds(tokens: Tokens) -> None:
+    record = ImageRecord(image_id="scene", source="scenes", uri="scenes://7/3?size=128", captions=CAPTIONS)
+    tasks = {
+        "caption": Captions(tokenizer=tokens, weight=0.4),
+        "question": Questions(tokenizer=tokens, book=SceneQuestions()),
+    }
+    lessons = Lessons(tasks=tasks, counts={"caption": 1, "question": 4})
+    assert lessons.items(record) == 2 and lessons.has_texts(record, True)
+    lesson = lessons(record, CAPTIONS, WHOLE, Chance(5))
+    assert lesson == lessons(record, CAPTIONS, WHOLE, Chance(5)) != lessons(record, CAPTIONS, WHOLE, Chance(6))
+    assert [said.weight for said in lesson["caption"]] == [0.4] and len(lesson["question"]) == 4
+    bare = ImageRecord(image_id="scene", source="scenes", uri=record.uri)
+    assert not lessons.has_texts(bare, True) and lessons.has_texts(bare, False)
+    one = Lessons(tasks={"caption": tasks["caption"]}, counts={"caption": 1})
+    assert one(record, CAPTIONS, 1, Chance(5)) == {"caption": [tasks["caption"](record, CAPTIONS, 1, Chance(0))]}
+
+
+def test_every_kind_of_question_is_drawn_as_often(tokens: Tokens) -> None:
+    """However many there are of it: a scene has twelve that count and one that reads."""
+    record = ImageRecord(image_id="scene", source="scenes", uri="scenes://7/3?size=128")
+    task = Questions(tokenizer=tokens, book=SceneQuestions())
+    kinds = {asked.kind for asked in SceneQuestions().of(record)}
+    word = task(record, (), 0, Chance(0))
+    drawings = [said for seed in range(300) for said in task.several(record, (), 2, Chance(seed))]
+    assert sum(said == word for said in drawings) == pytest.approx(600 / len(kinds), rel=0.25)

@@ -44,7 +44,8 @@ class DataChoice(Section):
     labels        modality -> column: an expert's name, or expert@version
     captions      where captions come from: "record", and columns of kind text
     splits        of the images to read; none: all
-    per           an example for each ``image``, with a text drawn by chance, or for each ``text``
+    per           ``image``: an example for each, with texts drawn by chance anew in every epoch; ``text``: one for each of an image's
+                  captions or questions, all of them in every epoch
     shots         so many images of each class, which is the first caption; null: all
     augmentation  null: photos are squashed, and nothing is drawn by chance
     window        shards that are shuffled together
@@ -82,6 +83,18 @@ class Recipe(Training):
             raise ValueError(
                 f"method.freeze {choice.freeze}: nothing says where the frozen networks come from; expected method.{missing[0]}, "
                 "method.weights or start_from"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_example_is_a_photo_or_a_text(self) -> Self:
+        if self.data.per == "text" and (self.method.texts > 1 or self.method.task == "both"):
+            raise ValueError(
+                "`data.per: text` makes an example of each text; expected `data.per: image` with `method.texts` or `task: both`"
+            )
+        if self.data.per == "text" and self.method.task == "caption" and self.data.captions[:1] != ("record",):
+            raise ValueError(
+                "`data.per: text` counts the record's captions; expected `data.captions: [record]`, or `per: image`"
             )
         return self
 

@@ -89,9 +89,9 @@ def open_trained(
         tokenizer = Tokens(folder_of(choice.tokenizer) if choice.tokenizer else _run_of(url))
         config = config_of(choice, tokenizer)
         tables = tables_of(choice, cards)
-        here, begun = origin_of(tables), checkpoint.about.store and checkpoint.about.store.embeddings
-        if here is not None and begun is not None:
-            here.check_same(begun, where=where)
+        here, store = origin_of(tables), checkpoint.about.store
+        if here is not None and store is not None and store.embeddings is not None:
+            here.check_same(store.embeddings, where=where)
         tables = _with_words(tables, cards, choice.embeddings, words, weights)
         scaling = AS_RELEASED if choice.as_released else Scaling()
         model = Prismer(config, objective=Objective(smoothing=choice.smoothing, per=choice.per))

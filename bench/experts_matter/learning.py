@@ -93,13 +93,16 @@ class ManyTexts(PrismerMethod):
         photo_B3HW, labels = self.inputs(batch)
         visual_BND = self.model.encode(photo_B3HW, labels)
         # Apart, for captions are twice as long: padded to one length, questions would cost twice as much.
-        captions = self._loss([texts[0] for texts in batch.texts], visual_BND)
-        questions = self._loss([said for texts in batch.texts for said in texts[1:]], visual_BND)
+        captions = self._texts_loss([texts[0] for texts in batch.texts], visual_BND)
+        questions = self._texts_loss([said for texts in batch.texts for said in texts[1:]], visual_BND)
         stats = {f"caption_{name}": pair for name, pair in captions.stats().items()}
         stats |= {f"question_{name}": pair for name, pair in questions.stats().items()}
         return questions.loss + self.caption_weight * captions.loss, stats
 
-    def _loss(self, texts: Sequence[Said], visual_BND: Tensor) -> Loss:
+    def weight(self, batch: Batch) -> float:
+        return float(len(batch))
+
+    def _texts_loss(self, texts: Sequence[Said], visual_BND: Tensor) -> Loss:
         prompts, answers, weights = zip(*texts, strict=True)
         text = joined(prompts, answers, self.model.config.text, weights=weights)
         text = TextBatch(*(tensor.to(visual_BND.device, non_blocking=True) for tensor in text))

@@ -15,6 +15,7 @@ from manifests.location import open_binary, replacing
 from manifests.record import ImageRecord
 from trainer.data.chance import Chance
 from trainer.evaluation.answers import shares
+from trainer.scenes import questions_of
 
 #: The questions about an image, in a fixed order; none where there are none.
 QuestionsOf = Callable[[ImageRecord], tuple["Question", ...]]
@@ -45,12 +46,9 @@ class AllQuestions:
 
 def scene_questions(record: ImageRecord) -> tuple[Question, ...]:
     """Every question with one true answer about the scene that the record stands for. Raises ValueError where it is no scene."""
-    from manifests.scenes import parse_scene_uri, questions, sample_world
-
-    world = sample_world(*parse_scene_uri(record.uri))
     return tuple(
         Question(key=f"{record.image_id}-{n}", question=asked.question, answers=(asked.answer,), kind=asked.kind)
-        for n, asked in enumerate(questions(world))
+        for n, asked in enumerate(questions_of(record.uri))
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from expert_zoo.card import ExpertCard
@@ -15,6 +16,7 @@ from manifests.record import ImageRecord
 from pipeline.storage.cache import FileCache
 from pipeline.store import LabelStore
 from trainer.data.batch import Batch
+from trainer.data.columns import RECORD
 from trainer.data.dataset import LabelDataset
 from trainer.data.finish import AS_RELEASED, Scaling
 from trainer.data.selection import Selection
@@ -25,23 +27,24 @@ from trainer.errors import RecipeError
 from trainer.method import Method, Stats
 from trainer.networks import folder_of, weights_file_of
 from trainer.prismer.backbones import load_clip, load_roberta
+from trainer.prismer.books import book_of
 from trainer.prismer.checkpoint import POSITIONS, load_into
 from trainer.prismer.config import CHANNELS, EMBEDDING, PrismerConfig
 from trainer.prismer.inputs import Inputs
-from trainer.prismer.loss import Objective
-from trainer.prismer.model import Prismer, PrismerBatch
+from trainer.prismer.loss import Loss, Objective, loss_of
+from trainer.prismer.model import Prismer
 from trainer.prismer.recipe import PrismerChoice
 from trainer.prismer.released import fill_released
 from trainer.prismer.stems import resized_positions
 from trainer.prismer.text import TextBatch, joined
-from trainer.prismer.texts import BOOKS, Captions, QuestionFile, Questions, Task, Tokens, write_words
+from trainer.prismer.texts import Captions, Lessons, Questions, Said, Task, Tokens, write_words
 from trainer.prismer.weights import read_tensors
 from trainer.ranks import Ranks
 from trainer.recipe import DataChoice
 
 
 class PrismerMethod(Method):
-    """A Prismer that learns what the batch's texts say. The texts of a Batch are `texts.Said`."""
+    """A Prismer that learns what the batch's texts say. The texts of a Batch are `texts.Lesson`s of the same kinds and numbers."""
 
     def __init__(self, *, model: Prismer, inputs: Inputs) -> None:
         super().__init__()
@@ -50,16 +53,29 @@ class PrismerMethod(Method):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Stats]:
         photo_B3HW, labels = self.inputs(batch)
-        prompts, answers, weights = zip(*batch.texts, strict=True)
-        text = joined(prompts, answers, self.model.config.text, weights=weights)
-        text = TextBatch(*(tensor.to(photo_B3HW.device, non_blocking=True) for tensor in text))
-        found = self.model(PrismerBatch(photo_B3HW, labels, text))
-        return found.loss, found.stats()
+        visual_BND = self.model.encode(photo_B3HW, labels)
+        # Kinds apart, for captions are longer: padded to one length, questions would cost as much.
+        found = {kind: (self._loss(visual_BND, said), self._count(said)) for kind, said in _by_kind(batch).items()}
+        if len(found) == 1:
+            ((only, _),) = found.values()
+            return only.loss, only.stats()
+        total = sum(count for _, count in found.values())
+        stats = {f"{kind}_{name}": pair for kind, (part, _) in found.items() for name, pair in part.stats().items()}
+        return torch.stack([part.loss * (count / total) for part, count in found.values()]).sum(), stats
 
     def weight(self, batch: Batch) -> float:
-        if self.model.objective.per == "text":
-            return float(len(batch))
-        return float(sum(len(said.answer) for said in batch.texts))
+        return float(sum(self._count(said) for said in _by_kind(batch).values()))
+
+    def _loss(self, visual_BND: Tensor, texts: Sequence[Said]) -> Loss:
+        """Of so many texts of each photo, one photo's after the other's."""
+        prompts, answers, weights = zip(*texts, strict=True)
+        text = joined(prompts, answers, self.model.config.text, weights=weights)
+        text = TextBatch(*(tensor.to(visual_BND.device, non_blocking=True) for tensor in text))
+        return loss_of(self.model.decoder(text.ids_BL, visual_BND), text, self.model.objective)
+
+    def _count(self, texts: Sequence[Said]) -> int:
+        """How many things their loss is the mean of."""
+        return len(texts) if self.model.objective.per == "text" else sum(len(said.answer) for said in texts)
 
     def blocks(self) -> list[nn.Module]:
         return self.model.blocks()
@@ -75,12 +91,16 @@ class PrismerMethod(Method):
         super().start_from(weights)
 
 
+def _by_kind(batch: Batch) -> dict[str, list[Said]]:
+    return {kind: [said for lesson in batch.texts for said in lesson[kind]] for kind in batch.texts[0]}
+
+
 class Prepared(NamedTuple):
     """What a recipe comes to. embeddings: where the vectors come from that names are shown as."""
 
     method: PrismerMethod
     dataset: LabelDataset
-    task: Task
+    task: Lessons
     embeddings: Origin | None
 
 
@@ -109,13 +129,20 @@ def prepared(choice: PrismerChoice, data: DataChoice, *, seed: int, folder: Path
     return Prepared(PrismerMethod(model=model, inputs=inputs), dataset, task, origin_of(tables))
 
 
-def _task(choice: PrismerChoice, data: DataChoice, store: LabelStore, folder: Path, ranks: Ranks) -> Task:
-    def made(tokenizer: Tokens) -> Task:
-        if choice.task == "caption":
-            return Captions(tokenizer=tokenizer, prefix=choice.prefix, words=choice.words, tokens=choice.tokens)
-        assert choice.questions is not None
-        book = BOOKS[choice.questions]() if choice.questions in BOOKS else QuestionFile(Path(choice.questions))
-        return Questions(tokenizer=tokenizer, book=book, words=choice.words, tokens=choice.tokens)
+def _task(choice: PrismerChoice, data: DataChoice, store: LabelStore, folder: Path, ranks: Ranks) -> Lessons:
+    book = book_of(choice.questions) if choice.questions is not None else None
+
+    def made(tokenizer: Tokens) -> Lessons:
+        tasks: dict[str, Task] = {}
+        if choice.task != "question":
+            weight = choice.caption_weight if choice.task == "both" else 1.0
+            tasks["caption"] = Captions(
+                tokenizer=tokenizer, prefix=choice.prefix, words=choice.words, tokens=choice.tokens, weight=weight
+            )
+        if book is not None:
+            tasks["question"] = Questions(tokenizer=tokenizer, book=book, words=choice.words, tokens=choice.tokens)
+        few = {"caption": 1} if choice.task == "both" else {}
+        return Lessons(tasks=tasks, counts={kind: few.get(kind, choice.texts) for kind in tasks})
 
     if choice.tokenizer is not None:
         return made(Tokens(folder_of(choice.tokenizer)))
@@ -147,7 +174,7 @@ def config_of(choice: PrismerChoice, tokenizer: Tokens) -> PrismerConfig:
 
 
 def _dataset(
-    choice: PrismerChoice, data: DataChoice, config: PrismerConfig, store: LabelStore, task: Task, seed: int
+    choice: PrismerChoice, data: DataChoice, config: PrismerConfig, store: LabelStore, task: Lessons, seed: int
 ) -> LabelDataset:
     unknown = set(data.labels) - set(config.experts)
     if unknown:
@@ -158,10 +185,9 @@ def _dataset(
     if data.per == "text":
         selection = Selection.items(store, lambda record: task.items(record) if wanted(record) else 0)
     else:
-        from_record = tuple(data.captions) == ("record",)
-        selection = Selection.images(
-            store, lambda record: wanted(record) and (task.items(record) > 0 or not from_record)
-        )
+        # Captions of a column are known when they are read.
+        of_record = RECORD in data.captions
+        selection = Selection.images(store, lambda record: wanted(record) and task.has_texts(record, of_record))
     return LabelDataset(
         store,
         labels=data.labels,

@@ -19,7 +19,10 @@ class PrismerChoice(Section):
     weights         a Prismer to begin with instead: a released one by its name or its file, or a file of our own
     tokenizer       RoBERTa, by name or folder; null: one of the whole words in the training texts, which is kept with the run
     embeddings      folder or URL of the vectors of class names and words (`expert-labels embed`)
-    task            ``caption``, or ``question``: then ``questions`` is "scenes", or a file of JSON lines
+    task            ``caption``, ``question``, or ``both`` of the same photos; ``questions``: "scenes", or a file of JSON lines
+    texts           so many captions or questions of a photo are learned at once, drawn by chance anew in every epoch (`data.per:
+                    image`); it is looked at once for all of them. Of ``both``: so many questions, beside one caption
+    caption_weight  what a caption counts beside a question, in ``both``
     prefix          what every caption begins with, and is given
     per             the loss is a mean per text, as Prismer's authors have it, or per token
     as_released     labels are scaled as the released checkpoints know them
@@ -36,7 +39,9 @@ class PrismerChoice(Section):
     weights: str | None = Field(None, min_length=1)
     tokenizer: str | None = Field(None, min_length=1)
     embeddings: str | None = Field(None, min_length=1)
-    task: Literal["caption", "question"] = "caption"
+    task: Literal["caption", "question", "both"] = "caption"
+    texts: int = Field(1, gt=0)
+    caption_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     prefix: str = ""
     questions: str | None = Field(None, min_length=1)
     words: int = Field(30, gt=0)
@@ -48,8 +53,12 @@ class PrismerChoice(Section):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
-        if (self.task == "question") != (self.questions is not None):
-            raise ValueError('`questions` is for `task: question`, which needs it: "scenes", or a file of JSON lines')
+        if (self.task == "caption") != (self.questions is None):
+            raise ValueError(
+                '`questions` is for `task: question` or `both`, which need it: "scenes", or a file of JSON lines'
+            )
+        if self.caption_weight != 1 and self.task != "both":
+            raise ValueError("`caption_weight` is for `task: both`, where there are questions beside a caption")
         if self.weights is not None and (self.clip is not None or self.roberta is not None):
             raise ValueError("`weights` is a whole Prismer; give it, or `clip` and `roberta`")
         return self

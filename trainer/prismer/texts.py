@@ -5,24 +5,23 @@ Source of the rules: Prismer, arXiv:2303.02506, and the code that prepares its t
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from expert_zoo.networks.tokenizer_file import TOKENIZER, load_tokenizer
 from manifests.record import ImageRecord
-from manifests.scenes import questions
-from manifests.scenes.sampling import sample_world
-from manifests.scenes.uri import parse_scene_uri
 from trainer.data.chance import Chance
 from trainer.data.selection import WHOLE
+from trainer.prismer.books import Asked, QuestionBook
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+T = TypeVar("T")
 
 #: Left out of captions and questions; a caption's commas and hyphens stay.
 _SPECIAL = re.compile(r"[.!\"()*#:;~]")
@@ -70,7 +69,7 @@ class Tokens:
 
 def write_words(texts: Iterable[str], folder: Path) -> None:
     """Writes a tokenizer of the whole words in ``texts``, the frequent ones first, for a model that begins with no RoBERTa."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     split = pre_tokenizers.Whitespace()
     counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text.lower()))
@@ -79,6 +78,9 @@ def write_words(texts: Iterable[str], folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = split
+    # Back to text: no space before a mark, and none around what joins two halves of a word.
+    joints = [decoders.Replace(f" {joint} ", joint) for joint in "-'’"]
+    tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=True), decoders.Fuse(), *joints])
     tokenizer.add_special_tokens([BOS, PAD, EOS, UNKNOWN])
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f"tmp-{TOKENIZER}"
@@ -87,7 +89,7 @@ def write_words(texts: Iterable[str], folder: Path) -> None:
 
 
 class Task(Protocol):
-    """What an example is to learn."""
+    """What an example is to learn, of one kind."""
 
     @property
     def tokenizer(self) -> Tokens: ...
@@ -100,17 +102,25 @@ class Task(Protocol):
         """All that may be said or asked of it, for a tokenizer of its own."""
         ...
 
-    def __call__(self, record: ImageRecord, captions: tuple[str, ...], item: int, chance: Chance) -> Said: ...
+    def __call__(self, record: ImageRecord, captions: tuple[str, ...], item: int, chance: Chance) -> Said:
+        """Its text of that number, or for WHOLE one drawn by chance."""
+        ...
+
+    def several(self, record: ImageRecord, captions: tuple[str, ...], count: int, chance: Chance) -> list[Said]:
+        """So many of its texts drawn by chance, none again before all were drawn."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """To caption: after ``prefix`` comes one of the image's captions. words, tokens: at most, prefix and special tokens included."""
+    """To caption: after ``prefix`` comes one of the image's captions. words, tokens: at most, prefix and special tokens included.
+    weight: how much each counts."""
 
     tokenizer: Tokens
     prefix: str = ""
     words: int = 30
     tokens: int = 30
+    weight: float = 1.0
 
     def items(self, record: ImageRecord) -> int:
         return len(record.captions)
@@ -119,57 +129,25 @@ class Captions:
         return [self.prefix, *record.captions]
 
     def __call__(self, record: ImageRecord, captions: tuple[str, ...], item: int, chance: Chance) -> Said:
-        drawn = captions[item if item != WHOLE else chance.below(len(captions))] if captions else ""
-        whole = self.tokenizer.ids(normalised(f"{self.prefix} {drawn}", words=self.words))[: self.tokens - 2]
+        if item == WHOLE:
+            return self.several(record, captions, 1, chance)[0]
+        return self._said(captions[item])
+
+    def several(self, record: ImageRecord, captions: tuple[str, ...], count: int, chance: Chance) -> list[Said]:
+        return [self._said(caption) for caption in drawn(captions or ("",), count, chance)]
+
+    def _said(self, caption: str) -> Said:
+        whole = self.tokenizer.ids(normalised(f"{self.prefix} {caption}", words=self.words))[: self.tokens - 2]
         given = len(self.tokenizer.ids(self.prefix))
-        return Said([self.tokenizer.bos, *whole[:given]], [*whole[given:], self.tokenizer.eos], 1.0)
-
-
-class Asked(NamedTuple):
-    """A question with one of its answers, and how much that one counts."""
-
-    question: str
-    answer: str
-    weight: float = 1.0
-
-
-class QuestionBook(Protocol):
-    """Questions by image."""
-
-    def of(self, record: ImageRecord) -> list[Asked]: ...
-
-
-class SceneQuestions:
-    """What the world of a rendered scene answers."""
-
-    def of(self, record: ImageRecord) -> list[Asked]:
-        seed, index, size = parse_scene_uri(record.uri)
-        return [Asked(found.question, found.answer) for found in questions(sample_world(seed, index, size))]
-
-
-class QuestionFile:
-    """JSON lines of image_id, question, answer and, where it is not 1, weight. All of it is held in memory. Raises ValueError."""
-
-    def __init__(self, path: Path) -> None:
-        self._asked: dict[str, list[Asked]] = {}
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    found = json.loads(line)
-                    asked = Asked(found["question"], found["answer"], float(found.get("weight", 1.0)))
-                    self._asked.setdefault(found["image_id"], []).append(asked)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise ValueError(
-                        f'{path}, line {number}: {error!r}; expected {{"image_id": ..., "question": ..., "answer": ...}}'
-                    ) from error
-
-    def of(self, record: ImageRecord) -> list[Asked]:
-        return self._asked.get(record.image_id, [])
+        return Said([self.tokenizer.bos, *whole[:given]], [*whole[given:], self.tokenizer.eos], self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """To answer: a question is given, its answer is to be learned. words, tokens: of the question, at most."""
+    """To answer: a question is given, its answer is to be learned. words, tokens: of the question, at most.
+
+    Where questions have kinds, one that is drawn is of each kind as often as of any other, however many of that kind there are.
+    """
 
     tokenizer: Tokens
     book: QuestionBook
@@ -183,17 +161,72 @@ class Questions:
         return [text for asked in self.book.of(record) for text in (asked.question, asked.answer)]
 
     def __call__(self, record: ImageRecord, captions: tuple[str, ...], item: int, chance: Chance) -> Said:
-        asked = self.book.of(record)
-        one = asked[item if item != WHOLE else chance.below(len(asked))]
+        if item == WHOLE:
+            return self.several(record, captions, 1, chance)[0]
+        return self._said(self.book.of(record)[item])
+
+    def several(self, record: ImageRecord, captions: tuple[str, ...], count: int, chance: Chance) -> list[Said]:
+        kinds: dict[str, list[Asked]] = {}
+        for one in self.book.of(record):
+            kinds.setdefault(one.kind, []).append(one)
+        if len(kinds) < 2:
+            return [self._said(one) for one in drawn(next(iter(kinds.values())), count, chance)]
+        names = sorted(kinds)
+        of_kinds = [kinds[names[chance.below(len(names))]] for _ in range(count)]
+        return [self._said(questions[chance.below(len(questions))]) for questions in of_kinds]
+
+    def _said(self, one: Asked) -> Said:
         prompt = [self.tokenizer.bos, *self.tokenizer.ids(question_form(one.question, words=self.words))]
         answer = [*self.tokenizer.ids(f" {one.answer.capitalize()}"), self.tokenizer.eos]
         return Said(prompt[: self.tokens], answer, one.weight)
+
+
+#: What a photo's example is to learn, by kind: "caption", "question". Every photo of a batch has the same kinds, each as often.
+Lesson = dict[str, list[Said]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """All that is learned of a photo at once. tasks: by kind. counts: likewise, how many texts are drawn where the example stands
+    for its photo; one that stands for a text has that text, and one kind."""
+
+    tasks: Mapping[str, Task]
+    counts: Mapping[str, int]
+
+    @property
+    def tokenizer(self) -> Tokens:
+        return next(iter(self.tasks.values())).tokenizer
+
+    def items(self, record: ImageRecord) -> int:
+        """As of a Task; of several kinds an image has as many as of the rarest."""
+        return min(task.items(record) for task in self.tasks.values())
+
+    def has_texts(self, record: ImageRecord, captions_of_record: bool) -> bool:
+        """Whether there is one of every kind at least, as far as the record tells."""
+        told = [task for kind, task in self.tasks.items() if kind != "caption" or captions_of_record]
+        return all(task.items(record) > 0 for task in told)
+
+    def texts(self, record: ImageRecord) -> list[str]:
+        return [text for task in self.tasks.values() for text in task.texts(record)]
+
+    def __call__(self, record: ImageRecord, captions: tuple[str, ...], item: int, chance: Chance) -> Lesson:
+        if item == WHOLE:
+            return {
+                kind: task.several(record, captions, self.counts[kind], chance) for kind, task in self.tasks.items()
+            }
+        return {kind: [task(record, captions, item, chance)] for kind, task in self.tasks.items()}
+
+
+def drawn(texts: Sequence[T], count: int, chance: Chance) -> list[T]:
+    """``count`` of ``texts``, which are one or more; none again before all were drawn."""
+    found: list[T] = []
+    while len(found) < count:
+        rest = list(texts)
+        found += [rest.pop(chance.below(len(rest))) for _ in range(min(count - len(found), len(rest)))]
+    return found
 
 
 def question_form(text: str, *, words: int) -> str:
     """A question as it is put, with its mark."""
     text = normalised(text, words=words)
     return text if text.endswith("?") else f"{text}?"
-
-
-BOOKS: Mapping[str, type[QuestionBook]] = {"scenes": SceneQuestions}
