@@ -33,7 +33,11 @@ class Tally:
 
     def add(self, rejection: Rejection) -> None:
         self.extend(
-            [RejectionCount(source=rejection.source, reason=rejection.reason, count=1, examples=(rejection.what,))]
+            [
+                RejectionCount(
+                    source=rejection.source, reason=rejection.reason, count=rejection.count, examples=(rejection.what,)
+                )
+            ]
         )
 
     def extend(self, counts: Iterable[RejectionCount]) -> None:
