@@ -19,7 +19,7 @@ from manifests.sources.caption_text import caption_of
 from manifests.sources.image_root import MISSING, OUTSIDE, ImageRoot
 from manifests.sources.lines import printable, string_array
 from manifests.sources.table_files import Broken, Rows, Wanted, rows_of, table_files
-from manifests.sources.web import TEXTS, Pairs, WebImages, looks_like_url, web_batches
+from manifests.sources.web import TEXTS, Pairs, WebImages, check_order, looks_like_url, web_batches
 
 NO_IMAGE = "row without an image"
 NO_ROOT = "relative path, and no `images` to look below"
@@ -92,16 +92,20 @@ class Table(BaseModel):
                 split=self.split,
                 license=self.license,
             )
-            yield from web_batches(self._web(rows_of(file, kind, self._wanted), root), about)
+            yield from web_batches(self._web(rows_of(file, kind, self._wanted), root, about), about)
 
     def _web(
-        self, found: Iterator[Rows | Broken], root: ImageRoot | None
+        self, found: Iterator[Rows | Broken], root: ImageRoot | None, about: WebImages
     ) -> Iterator[Pairs | pa.RecordBatch | Rejection]:
         """Records of all rows but those with http(s) URLs, of which records are still to be made."""
+        checked = False
         for rows in found:
             if isinstance(rows, Broken):
                 yield Rejection(self.name, rows.what, rows.reason)
                 continue
+            if not checked and rows.captions is not None:
+                check_order(rows.images, rows.captions, about)
+                checked = True
             web = looks_like_url(rows.images).to_numpy(zero_copy_only=False)
             if not web.all():
                 records = []

@@ -71,7 +71,7 @@ def web_batches(
         if not len(pairs.urls):
             continue
         if not checked:
-            _check_order(pairs, about)
+            check_order(pairs.urls, pairs.captions, about)
             checked = True
         if not about.fetch:
             yield Rejection(about.name, pairs.what(0), NOT_FETCHED, len(pairs.urls))
@@ -89,6 +89,18 @@ def web_id(prefix: str, url: str) -> str:
     return f"{prefix}_{blake2s(url.encode('utf-8', 'surrogateescape'), digest_size=6).hexdigest()}"
 
 
+def check_order(urls: pa.StringArray, captions: pa.Array, about: WebImages) -> None:
+    """Raises ValueError where the captions of most rows look like URLs, and the URLs do not."""
+    if not pa.types.is_string(captions.type):
+        return
+    count = len(urls)
+    right, wrong = looks_like_url(urls).true_count, looks_like_url(captions).true_count
+    if wrong > count / 2 > right:
+        raise ValueError(
+            f"{about.where}: {wrong} of the first {count} rows have a URL for a caption; expected {about.order}"
+        )
+
+
 def constant(value: str, count: int) -> pa.StringArray:
     """An Arrow column of one value."""
     return pa.repeat(pa.scalar(value, pa.string()), count)
@@ -97,17 +109,6 @@ def constant(value: str, count: int) -> pa.StringArray:
 def one_each(texts: pa.StringArray) -> pa.ListArray:
     """A column of lists of one text each."""
     return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1, dtype=np.int32)), texts, type=TEXTS)
-
-
-def _check_order(pairs: Pairs, about: WebImages) -> None:
-    if not pa.types.is_string(pairs.captions.type):
-        return
-    count = len(pairs.urls)
-    urls, captions = pc.sum(looks_like_url(pairs.urls)).as_py(), pc.sum(looks_like_url(pairs.captions)).as_py()
-    if captions > count / 2 > urls:
-        raise ValueError(
-            f"{about.where}: {captions} of the first {count} rows have a URL for a caption; expected {about.order}"
-        )
 
 
 def _batch(pairs: Pairs, about: WebImages) -> Iterator[pa.RecordBatch | Rejection]:
