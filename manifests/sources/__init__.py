@@ -10,6 +10,7 @@ from manifests.sources.caption_list import CaptionList
 from manifests.sources.coco import Coco
 from manifests.sources.conceptual_captions import Cc3m, Cc12m
 from manifests.sources.folder import Folder
+from manifests.sources.hf_parquet import HfParquet
 from manifests.sources.img2dataset import Img2dataset
 from manifests.sources.nocaps import Nocaps
 from manifests.sources.sbu import Sbu
@@ -19,7 +20,7 @@ from manifests.sources.visual_genome import VisualGenome
 
 #: The table of sources: ``source:`` in a job file chooses among them.
 AnySource = Annotated[
-    Folder | Coco | VisualGenome | Nocaps | Cc3m | Cc12m | Sbu | CaptionList | Table | Img2dataset | Scenes,
+    Folder | Coco | VisualGenome | Nocaps | Cc3m | Cc12m | Sbu | CaptionList | Table | Img2dataset | HfParquet | Scenes,
     Field(discriminator="source"),
 ]
 
@@ -30,6 +31,7 @@ __all__ = [
     "Cc3m",
     "Coco",
     "Folder",
+    "HfParquet",
     "Img2dataset",
     "Nocaps",
     "Sbu",

@@ -12,13 +12,12 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from manifests.location import cell_uri
-from manifests.record import ID_PATTERN, ImageRecord, Rejection, batched, flickr_key, path_id, url_key
+from manifests.record import ID_PATTERN, ImageRecord, Rejection, batched, path_id
 from manifests.sources.caption_text import EMPTY, caption_of
-from manifests.sources.coco import coco_key
 from manifests.sources.shard_rows import Row, ShardTable, caption_beside, failures_of_stats, row_beside
 from manifests.sources.shards import LeftOut, Pictures, Shard, pictures_of_folder, pictures_of_tar, shards
 from manifests.sources.tree import Tree, open_tree
-from manifests.sources.visual_genome import vg_key
+from manifests.sources.url_keys import keys_of_url
 
 #: Shards that are read at one time: disks and stores answer several faster than one after the other.
 SHARDS_AT_ONCE = 4
@@ -27,8 +26,6 @@ ABSENT = "picture that was downloaded is not in its shard"
 NO_PICTURES = "rows without pictures: neither a tar nor a folder of that name beside the Parquet, nor a column of them"
 BROKEN_TABLE = "unreadable Parquet; the texts beside the pictures are used"
 
-_COCO = re.compile(r"https?://(?:[\w-]+\.)*(?:ms)?coco(?:dataset)?\.org/(?:\w+/)*(?:COCO_[a-z]+\d{4}_)?(\d{12})\.jpg")
-_VG = re.compile(r"https?://(?:[\w-]+\.)*stanford\.edu/(?:[\w~-]+/)*VG_100K(?:_2)?/(\d{1,18})\.jpg")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -206,19 +203,9 @@ class _OneShard:
 
 
 def _keys(row: Row) -> tuple[str, ...]:
-    """Other names of the picture: its URL, what known hosts say by it, and the hash of what was downloaded."""
-    keys: list[str] = []
-    if row.url:
-        keys.append(url_key(row.url))
-        if "flickr" in row.url and (flickr := flickr_key(row.url)):
-            keys.append(flickr)
-        elif "coco" in row.url and (coco := _COCO.match(row.url)):
-            keys.append(coco_key(int(coco[1])))
-        elif "VG_100K" in row.url and (vg := _VG.match(row.url)):
-            keys.append(vg_key(int(vg[1])))
-    if _SHA256.fullmatch(row.sha256):
-        keys.append(f"sha256:{row.sha256}")
-    return tuple(keys)
+    """Other names of the picture: what its URL says, and the hash of what was downloaded."""
+    keys = keys_of_url(row.url) if row.url else ()
+    return (*keys, f"sha256:{row.sha256}") if _SHA256.fullmatch(row.sha256) else keys
 
 
 def _ahead(make: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator[_Made]:

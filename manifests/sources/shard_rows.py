@@ -81,7 +81,7 @@ class ShardTable:
         for batch in self._parquet.iter_batches(
             BATCH_ROWS, columns=list(dict.fromkeys((*known, *self._captions))), use_threads=False
         ):
-            columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+            columns = {name: values_of(batch.column(name)) for name in batch.schema.names}
             absent: list[Any] = [None] * batch.num_rows
             texts = zip(*(columns[name] for name in self._captions), strict=True) if self._captions else absent
             for key, url, status, message, width, height, digest, captions in zip(
@@ -89,7 +89,14 @@ class ShardTable:
             ):
                 failure = "" if status is None or status == "success" else failure_of(str(status), message)
                 yield Row(
-                    str(key), number, failure, url or "", _flat(captions), _size(width), _size(height), digest or ""
+                    str(key),
+                    number,
+                    failure,
+                    url or "",
+                    texts_in(captions),
+                    pixels_of(width),
+                    pixels_of(height),
+                    digest or "",
                 )
                 number += 1
 
@@ -97,11 +104,11 @@ class ShardTable:
 def row_beside(key: str, sidecar: Sidecar, *, captions: Sequence[str]) -> Row:
     """A sample from key.json and key.txt. The text is the caption where the object has none. Raises OSError."""
     about = _object(sidecar(key, "json"))
-    found = _flat(tuple(about.get(name) for name in captions))
+    found = texts_in(tuple(about.get(name) for name in captions))
     if not any(found):
         found = caption_beside(key, sidecar)
     url, digest = (about[name] if isinstance(about.get(name), str) else "" for name in ("url", "sha256"))
-    return Row(key, -1, "", url, found, _size(about.get("width")), _size(about.get("height")), digest)
+    return Row(key, -1, "", url, found, pixels_of(about.get("width")), pixels_of(about.get("height")), digest)
 
 
 def caption_beside(key: str, sidecar: Sidecar) -> tuple[str, ...]:
@@ -129,7 +136,7 @@ def failures_of_stats(data: bytes | None) -> list[tuple[str, str, int]]:
     ]
 
 
-def _values(column: pa.Array) -> list[Any]:
+def values_of(column: pa.Array) -> list[Any]:
     """Texts may be of any bytes, which a writer other than Arrow does not check."""
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
         return column.to_pylist()
@@ -140,7 +147,7 @@ def _values(column: pa.Array) -> list[Any]:
         return [data if data is None else data.decode("utf-8", "surrogateescape") for data in raw]
 
 
-def _flat(captions: tuple[Any, ...] | None) -> tuple[str, ...]:
+def texts_in(captions: tuple[Any, ...] | None) -> tuple[str, ...]:
     """Texts, and the texts of lists."""
     found: list[str] = []
     for caption in captions or ():
@@ -154,7 +161,7 @@ def _flat(captions: tuple[Any, ...] | None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _size(value: Any) -> int | None:
+def pixels_of(value: Any) -> int | None:
     """Whole pixels; pandas makes float of integers where some are null."""
     return int(value) if isinstance(value, int | float) and 0 < value < 1 << 31 else None
 
