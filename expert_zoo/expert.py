@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ class Photo:
 
     ``pixels_HW3``: uint8 RGB, upright (EXIF orientation applied). ``data``: the file's bytes as they came, None where the
     photo was rendered and never was a file; ``format``: jpg, png, ... of ``data``. ``note``: what the decoder had to
-    forgive ("truncated: ..."), else "".
+    forgive ("truncated: ..."), else "". ``said``: by column what experts with texts said of it, for those that read these.
     """
 
     image_id: str
@@ -30,6 +30,7 @@ class Photo:
     format: str = ""
     captions: tuple[str, ...] = ()
     note: str = ""
+    said: dict[str, str] = field(default_factory=dict)
 
     @property
     def height(self) -> int:
@@ -58,6 +59,9 @@ class Expert(ABC):
 
     card: ExpertCard
     needs: ClassVar[Needs] = Needs()
+    #: Columns (name@version) of kind text that this expert reads: it finds in `Photo.said` what they say of a photo, where they
+    #: say anything, and is not asked about a photo on which one of them failed.
+    reads: tuple[str, ...] = ()
 
     def load(self, device: str) -> None:
         """Bring the model to ``device`` ("cpu", "cuda:0"). Nothing to do for an expert without one."""

@@ -74,7 +74,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """One number per caption of the image, in the caption order of its record. ``values_N``: float32."""
+    """One number per caption of the image, in the caption order of its record, and one more of a generated text where the spec's
+    convention says so. ``values_N``: float32.
+    """
 
     values_N: NDArray[np.float32]
 

@@ -134,7 +134,10 @@ def load_job(path: str) -> Job:
             f"`expert-labels weights fetch --job {path}`, or name a folder that has them by `weights:` or EXPERT_LABELS_WEIGHTS "
             f"(not in the weights.lock of {weights_folders(nameless)})"
         )
-    return job
+    try:
+        return _with_columns_read(job)
+    except JobError as error:
+        raise JobError(f"{path}: {error}") from error
 
 
 def load_choices(path: str) -> Job:
@@ -166,6 +169,22 @@ def _with_choices_of_all(job: Job) -> Job:
         if isinstance(options.get("weights_folder"), str):
             options["weights_folder"] = str(Path(options["weights_folder"]).expanduser().absolute())
         choices.append(choice.model_copy(update={"options": options}))
+    return job.model_copy(update={"experts": tuple(choices)})
+
+
+def _with_columns_read(job: Job) -> Job:
+    """An expert that reads what another one says names its column: another version of the one makes another version of the other."""
+    columns = {expert.card.name: expert.card.column for expert in job.create_experts()}
+    choices = []
+    for choice, expert in zip(job.experts, job.create_experts(), strict=True):
+        for name in expert.reads:
+            if "@" not in name and name not in columns:
+                raise JobError(
+                    f"experts: {choice.name} reads what {name} says; name {name} among the experts too, or its column ({name}@version)"
+                )
+            if "@" not in name:
+                choice = choice.model_copy(update={"options": choice.options | {"also": columns[name]}})
+        choices.append(choice)
     return job.model_copy(update={"experts": tuple(choices)})
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.filter_command import filter_texts
 from jobs.terminal import AsJson, aligned, say, show
 from manifests.manifest import Manifest
 from manifests.record import ImageRecord
@@ -172,6 +173,9 @@ def _unreadable(manifest: Manifest, count: int) -> list[tuple[ImageRecord, str]]
     spread = islice(manifest.records(), 0, None, step)
     with ThreadPoolExecutor(8) as threads:
         return [found for found in threads.map(problem, islice(spread, count)) if found[1]]
+
+
+app.command("filter")(filter_texts)
 
 
 def version() -> None:

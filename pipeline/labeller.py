@@ -24,6 +24,7 @@ from pipeline.journal import KILLED, MAX_DEATHS, Journal
 from pipeline.photos import Limits
 from pipeline.plan import Shard
 from pipeline.reading import Reading, read_ahead, read_warily
+from pipeline.said import Said, unreadable
 from pipeline.store import LabelStore
 
 
@@ -89,7 +90,15 @@ class Labeller:
                 )
 
     def _fill(self, shard: Shard, columns: list[str], journal: Journal, retry: bool) -> list[CellResult]:
-        runners = [self._runners[column] for column in columns]
+        unread = {c: why for c in columns if (why := unreadable(self._store, shard, self._runners[c].expert, columns))}
+        results = [CellResult(column=c, shard=shard.index, images=len(shard), refused=unread[c]) for c in unread]
+        columns = [column for column in columns if column not in unread]
+        return results + (self._fill_these(shard, columns, journal, retry) if columns else [])
+
+    def _fill_these(self, shard: Shard, columns: list[str], journal: Journal, retry: bool) -> list[CellResult]:
+        # Who reads what another one says comes after it.
+        runners = sorted((self._runners[column] for column in columns), key=lambda runner: len(runner.expert.reads))
+        said = Said(self._store, shard, {column for runner in runners for column in runner.expert.reads})
         batch = max(runner.batch_size for runner in runners)
         cells: list[CellInWork] = []
         with ExitStack() as stack:
@@ -111,7 +120,7 @@ class Labeller:
                 for cell, runner in zip(cells, runners, strict=True):
                     cell.seconds.wait += waited / len(cells)
                     cell.seconds.read += sum(reading.seconds for reading in readings) / len(cells)
-                    _label_batch(cell, runner, readings, journal)
+                    _label_batch(cell, runner, readings, journal, said)
                 waiting_since = time.perf_counter()
             return [cell.finish(self._effort.failure_limit) for cell in cells]
 
@@ -131,11 +140,13 @@ class Labeller:
         )
 
 
-def _label_batch(cell: CellInWork, runner: BatchRunner, readings: list[Reading], journal: Journal) -> None:
+def _label_batch(cell: CellInWork, runner: BatchRunner, readings: list[Reading], journal: Journal, said: Said) -> None:
     name = cell.card.name
     guilty = journal.convicted(name)
     mine = [reading for reading in readings if cell.wants(reading.record.image_id)]
     photos = [reading.photo for reading in mine if reading.photo and reading.record.image_id not in guilty]
+    unread = {photo.image_id: label for photo in photos if (label := said.tell(photo, runner.expert))}
+    photos = [photo for photo in photos if photo.image_id not in unread]
     if photos:
         journal.enter(name, [photo.image_id for photo in photos])
     before = runner.seconds
@@ -146,6 +157,9 @@ def _label_batch(cell: CellInWork, runner: BatchRunner, readings: list[Reading],
             label = Label.failed(reading.reason)
         elif reading.record.image_id in guilty:
             label = Label.failed(f"{KILLED}: this photo ended two worker processes in {name}")
+        elif reading.record.image_id in unread:
+            label = unread[reading.record.image_id]
         else:
             label = next(labels)
+        said.note(cell.card.column, reading.record.image_id, label)
         cell.put(reading, label)

@@ -228,3 +228,40 @@ def test_the_full_networks_have_the_parameters_of_their_cards() -> None:
         }
     for name, network in networks.items():
         assert sum(one.numel() for one in network.parameters()) == Match(network=name).card.parameters
+
+
+def test_a_generated_text_is_scored_after_the_captions(weights: Path) -> None:
+    plain, expert = made(weights), made(weights, also="caption@0123456789")
+    assert expert.reads == ("caption@0123456789",) and plain.reads == ()
+    assert plain.card.version == made(weights, also=None).card.version
+    assert len({e.card.version for e in (plain, expert, made(weights, also="caption@9876543210"))}) == 3
+    said, unsaid, bare, nothing = photo(0), photo(0), photo(1, ()), photo(2, ())
+    said.said["caption@0123456789"] = "a blue wall"
+    bare.said["caption@0123456789"] = "a blue wall"
+    labels = expert.label([said, unsaid, bare, nothing])
+    wanted = [*scores(plain.label([photo(0)])[0]), score_of(plain, "a blue wall")]
+    assert scores(labels[0]) == pytest.approx(wanted, abs=1e-5)
+    assert scores(labels[1]) == pytest.approx(wanted[:3], abs=1e-5)
+    assert scores(labels[2]) == pytest.approx([score_of(plain, "a blue wall", 1)], abs=1e-5)
+    assert labels[3].status == "empty"
+    with pytest.raises(ValueError, match="match: also is ''"):
+        made(weights, also="")
+
+
+def test_a_job_fills_in_the_version_of_whom_it_reads(tmp_path: Path) -> None:
+    from jobs.job import load_job
+    from pipeline.errors import JobError
+
+    seed(["match", "caption"], root=tmp_path / "weights")
+    job = tmp_path / "job.yaml"
+    lines = (
+        f"store: {tmp_path}/s\nimages: [{{source: scenes, count: 1, seed: 0}}]\nweights: {tmp_path}/weights\nexperts:\n"
+    )
+    job.write_text(lines + "  - match: {also: caption}\n  - caption: {beams: 2}\n")
+    judge, writer = load_job(str(job)).create_experts()
+    assert judge.reads == (writer.card.column,) and judge.card.processing["also"] == writer.card.column
+    job.write_text(lines + "  - match: {also: caption}\n")
+    with pytest.raises(JobError, match="match reads what caption says; name caption among the experts too"):
+        load_job(str(job))
+    job.write_text(lines + f"  - match: {{also: {writer.card.column}}}\n")
+    assert load_job(str(job)).create_experts()[0].card.version == judge.card.version

@@ -117,9 +117,11 @@ class Match(NetworkExpert):
 
     network: "blip" (matching head of BLIP large) or "siglip2" (many languages).
     side: of the square that the network sees, pixels, 16 to 4096; None: 384, for which both were trained.
+    also: a column of texts (``caption@version``) whose text is scored too, after the photo's own captions, where it has one: what
+        filtering web captions needs (docs/filtering.md). A job file names the expert, whose version is then filled in.
     weights_folder, precision, compile: as in NetworkExpert; what is compiled is the vision transformer.
 
-    A photo without captions is ``empty`` and costs nothing. Captions are read to their 35th (blip) or 64th (siglip2) token and
+    A photo without a text to score is ``empty`` and costs nothing. Captions are read to their 35th (blip) or 64th (siglip2) token and
     may be in any script and empty; what blip's tokenizer has no piece for is an unknown word to it. Raises ValueError on other
     values.
     """
@@ -131,13 +133,17 @@ class Match(NetworkExpert):
         *,
         network: str = "blip",
         side: int | None = None,
+        also: str | None = None,
         weights_folder: str | None = None,
         precision: str = "auto",
         compile: bool = False,
     ) -> None:
         if network not in JUDGES:
             raise ValueError(f"match: network is {network!r}; expected {' or '.join(JUDGES)}")
+        if also is not None and (not isinstance(also, str) or not also):
+            raise ValueError(f"match: also is {also!r}; expected the name of an expert with texts, such as caption")
         self.network = network
+        self.reads = () if also is None else (also,)
         self.judge = judge = JUDGES[network]
         super().__init__(
             checkpoint=judge.checkpoint(),
@@ -158,12 +164,14 @@ class Match(NetworkExpert):
                 "caption": judge.caption,
                 "most_tokens": judge.most_tokens,
             },
-            processing={"score": judge.score},
+            processing={"score": judge.score} | ({} if also is None else {"also": also}),
             spec=LabelSpec(
                 kind="score",
                 quantity="match",
                 units="probability",
-                convention="one per caption, in the record's order; 1: the caption describes the photo",
+                convention="one per caption, in the record's order"
+                + ("" if also is None else f", then one of what {also.partition('@')[0]} says, where it says anything")
+                + "; 1: the caption describes the photo",
                 flip="none",
             ),
             parameters=judge.parameters,
@@ -185,19 +193,20 @@ class Match(NetworkExpert):
     def _say(self, images_B3hw: Tensor, photos: Sequence[Photo]) -> list[Label]:
         import torch
 
-        told = [place for place, photo in enumerate(photos) if photo.captions]
+        texts = [(*photo.captions, *(photo.said[c] for c in self.reads if c in photo.said)) for photo in photos]
+        told = [place for place, captions in enumerate(texts) if captions]
         labels = [Label.empty() for _ in photos]
         if not told:
             return labels
-        captions = [caption for place in told for caption in photos[place].captions]
-        of_photo = [row for row, place in enumerate(told) for _ in photos[place].captions]
+        captions = [caption for place in told for caption in texts[place]]
+        of_photo = [row for row, place in enumerate(told) for _ in texts[place]]
         device = images_B3hw.device
         tokens_NS = torch.tensor([self._tokens(caption) for caption in captions], device=device)
         seen = self._network(images_B3hw[torch.tensor(told, device=device)])
         (scores_N,) = to_host(self._network.agreement(seen, tokens_NS, torch.tensor(of_photo, device=device)))
         begin = 0
         for place in told:
-            end = begin + len(photos[place].captions)
+            end = begin + len(texts[place])
             labels[place] = Label.ok(Scores(scores_N[begin:end].copy()))
             begin = end
         return labels
