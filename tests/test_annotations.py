@@ -140,13 +140,17 @@ def test_lists_of_blip_and_prismer(tmp_path: Path) -> None:
         {"dataset": "vqa", "image": "train2014/COCO_train2014_000000458752.jpg", "question": "What?", "answer": ["net", "mesh"], "weight": [0.8, 0.2]},
         {"dataset": "vg", "image": "VG_100K/713545.jpg", "question": "Who?", "answer": "A man"},
         {"dataset": "vqa", "image": "elsewhere.jpg", "question": "Who?", "answer": "x"},
+        {"dataset": "vqa", "image": "val2014/COCO_val2014_000000262148.jpg", "question": "Where?", "answer": "up", "weight": 0.2, "question_id": 262148000},
+        {"dataset": "vqa", "image": "test2015/COCO_test2015_000000000014.jpg", "question": "Who?", "question_id": 14001},
     ]  # fmt: skip
     found = read_questions(write_json(tmp_path / "vqav2_train_val.json", entries))
     assert [(q.key, q.picture, q.answers, round(q.weight, 6)) for q in found] == [
-        ("262148000", "coco:262148", ("down",), 0.4),
+        ("262148000-0", "coco:262148", ("down",), 0.4),
+        ("262148000-4", "coco:262148", ("up",), 0.2),
         ("1-0", "coco:458752", ("net",), 0.8),
         ("1-1", "coco:458752", ("mesh",), 0.2),
         ("vg-2", "vg:713545", ("A man",), 1.0),
+        ("14001", "coco:14", (), 1.0),
     ]
     assert reasons(found) == {"entry without a question, its number or its picture": 1}
 

@@ -195,6 +195,8 @@ def _of_list(place: str, at: int, entry: dict[str, Any]) -> Iterator[_Row | Reje
     if not isinstance(question, str) or not fold(question) or picture is None:
         yield Rejection(_NAME, place, NO_QUESTION)
     elif isinstance(weights, int | float):
+        if isinstance(answers, str) and "question_id" in entry:
+            number = f"{number}-{at}"  # one entry for each answer to a question
         kept = [fold(text) for text in texts if isinstance(text, str)]
         yield _Row(_list_key(dataset, number), picture, fold(question), kept, "", float(weights))
     elif isinstance(weights, list) and len(weights) == len(texts):
