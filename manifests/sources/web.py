@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.location import web_uri
-from manifests.record import SCHEMA, Rejection, flickr_key, url_key
+from manifests.record import SCHEMA, Rejection, url_key
 from manifests.sources.caption_text import captions_of
 from manifests.sources.lines import not_utf8, printable
+from manifests.sources.url_keys import keys_of_url
 
 NOT_FETCHED = "only a URL: download with img2dataset and name its output by `source: img2dataset`, or say `fetch: true`"
 NO_URL = "not an http or https URL"
@@ -27,6 +28,8 @@ _URL = r"(?i)^\s*https?://[^/\s]"
 _PLAIN = (
     r"^https?://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*(\?[A-Za-z0-9._~!$&'()*+,;=:@%/-]+)?$"
 )
+#: Where an address may tell more of a picture than where it is.
+_ELSEWHERE = r"flickr|coco|VG_100K"
 #: Of a column of lists of captions or keys.
 TEXTS = SCHEMA.field("captions").type
 
@@ -57,8 +60,8 @@ class WebImages(NamedTuple):
 def web_batches(
     rows: Iterable[Pairs | pa.RecordBatch | Rejection], about: WebImages
 ) -> Iterator[pa.RecordBatch | Rejection]:
-    """One record per row: id ``prefix_<12 digits of the URL's BLAKE2s>``, its URL as uri and key, and the number of a photo of
-    Flickr for another key, by which COCO's and Visual Genome's pictures are known on the web. What is no longer or not to
+    """One record per row: id ``prefix_<12 digits of the URL's BLAKE2s>``, its URL as uri, and as keys what the URL says
+    of the picture: COCO's and Visual Genome's are from Flickr, and so known by its number of them. What is no longer or not to
     become a record passes through.
 
     Raises ValueError where the first rows have URLs for captions.
@@ -155,9 +158,8 @@ def _records(
 ) -> pa.RecordBatch:
     count = len(urls)
     texts = urls.to_pylist()
-    from_flickr = pc.match_substring(urls, "flickr.com/")
-    if from_flickr.true_count:
-        keys = pa.array([[key for key in (url_key(url), flickr_key(url)) if key] for url in texts], TEXTS)
+    if pc.any(pc.match_substring_regex(urls, _ELSEWHERE)).as_py():
+        keys = pa.array([keys_of_url(url) for url in texts], TEXTS)
     else:
         keys = one_each(pa.array([url_key(url) for url in texts], pa.string()))
     made = pa.array([web_id(about.prefix, url) for url in texts], pa.string())
