@@ -14,7 +14,7 @@ from pipeline.store import LabelStore
 
 if TYPE_CHECKING:
     from jobs.asking import Say
-    from trainer.evaluation.choice import EvaluationChoice, TaskName
+    from trainer.evaluation.choice import EvaluationChoice
     from trainer.evaluation.tasks import Reply, Scores
     from trainer.ranks import DeviceName
 
@@ -29,7 +29,11 @@ class Found:
     replies: list[Reply]
 
     def lines(self) -> list[str]:
-        lines = [f"{name}: {value:.1f}" for name, value in self.scores.numbers.items() if "/" not in name]
+        lines = [
+            f"{name}: {value:.1f}"
+            for name, value in self.scores.numbers.items()
+            if "/" not in name or not self.scores.kinds
+        ]
         if self.scores.kinds:
             table = [["kind", "asked", "right, %", "always the most frequent, %"]]
             table += [[k.kind or "-", str(k.asked), f"{k.percent:.1f}", f"{k.blind:.1f}"] for k in self.scores.kinds]
@@ -59,11 +63,12 @@ def evaluate(
     from trainer.evaluation.asked import asked
     from trainer.evaluation.run import by_all, replies_of
     from trainer.evaluation.tasks import Scores, by_key
+    from trainer.questions import choice_of
 
     about = Checkpoint.open(checkpoint).about
     store = LabelStore.open(choice.store or about.recipe["data"]["store"])
     try:
-        ask = asked(choice, store, trained_on=about.recipe["method"].get("questions"))
+        ask = asked(choice, store, trained_on=choice_of(about.recipe["method"].get("questions")))
         ready = asking(
             checkpoint,
             store,
@@ -76,7 +81,7 @@ def evaluate(
         )
         replies = by_all([replies_of(ready.speaker, ready.photos, ask.task)])
         if results is not None:
-            _write_results(choice.task, by_key(replies), results)
+            _write_results(choice, store, by_key(replies), results)
         if results is not None and not any(reply.truth for reply in replies):
             scores = Scores(numbers={}, notes=("not scored: what is true is for the server alone",))
         else:
@@ -89,9 +94,18 @@ def evaluate(
     return Found(url=ready.trained.url, images=len(ready.photos.dataset.selection), scores=scores, replies=replies)
 
 
-def _write_results(task: TaskName, said: Mapping[str, str], where: str) -> None:
+def _write_results(choice: EvaluationChoice, store: LabelStore, said: Mapping[str, str], where: str) -> None:
+    from manifests.annotations.nocaps import read_nocaps
     from trainer.evaluation.result_files import write_answers, write_captions
 
-    if task == "classes":
+    if choice.task == "classes":
         raise JobError("--results is for captions and answers: no server takes classes; --out keeps all replies")
-    (write_captions if task == "captions" else write_answers)(said, where)
+    if choice.task == "answers":
+        write_answers(said, where)
+        return
+    numbers = None
+    if choice.nocaps is not None:
+        records = (r for shard in store.plan.shards() for r in store.records(shard) if r.image_id in said)
+        pictures, found = read_nocaps(choice.nocaps), list(records)
+        numbers = {r.image_id: picture.number for r in found if (picture := pictures.of(r)) is not None}
+    write_captions(said, where, numbers=numbers)

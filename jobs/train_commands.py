@@ -111,14 +111,22 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Ask about the first so many photos.")] = None,
     questions: Annotated[
-        str | None, typer.Option(help="`scenes`, or a file v2_OpenEnded_mscoco_*_questions.json.")
+        str | None,
+        typer.Option(
+            help="`scenes`, VQAv2's v2_OpenEnded_mscoco_*_questions.json, Visual Genome's question_answers.json, a list of "
+            "Prismer's, or JSON lines. Default: those of the training."
+        ),
     ] = None,
     annotations: Annotated[str | None, typer.Option(help="The answers to them: v2_mscoco_*_annotations.json.")] = None,
     choices: Annotated[
         str | None,
         typer.Option(
-            help="File of answers to choose from, one a line, or a JSON list. Default: the model's own words."
+            help="File of answers to choose from, one a line, or a JSON list; or `frequent`: those of the training's questions. "
+            "Default: the model's own words."
         ),
+    ] = None,
+    nocaps: Annotated[
+        str | None, typer.Option(help="A file of NoCaps: scores by its domains, results with its numbers.")
     ] = None,
     measure: Annotated[
         list[str] | None,
@@ -146,7 +154,7 @@ def evaluate(
     try:
         choice = EvaluationChoice(
             task=task, store=store, splits=split or (), limit=limit, questions=questions, annotations=annotations,
-            choices=choices, measures=measures, batch=batch,
+            choices=choices, nocaps=nocaps, measures=measures, batch=batch,
         )  # fmt: skip
     except ValidationError as error:
         problem = error.errors()[0]

@@ -11,15 +11,12 @@ import pytest
 from manifests.record import ImageRecord
 from manifests.scenes import captions, sample_world, scene_uri
 from trainer.evaluation.answers import accuracy, agreed, answer_list, shares, simple
-from trainer.evaluation.questions import (
-    AllQuestions,
-    Question,
-    VqaQuestions,
-    coco_number,
-    scene_questions,
-    write_for_training,
-)
-from trainer.prismer.books import QuestionFile
+from trainer.evaluation.asked import asked
+from trainer.evaluation.choice import EvaluationChoice
+from trainer.evaluation.questions import AllQuestions
+from trainer.evaluation.tasks import Answering
+from trainer.prismer.books import FileQuestions, book_of
+from trainer.questions import QuestionFile, choice_of, read, scene_questions
 
 
 def record(image_id: str, uri: str = "file:///x.jpg") -> ImageRecord:
@@ -137,53 +134,50 @@ def write_vqa(folder: Path, questions: Any = None, annotations: Any = None) -> t
     return str(files[0]), str(files[1])
 
 
-def test_vqas_files_are_read_by_image(tmp_path: Path) -> None:
-    asked, answered = write_vqa(tmp_path)
-    found = VqaQuestions.read(asked, answered)
-    assert found.count == 3 and found(record("coco_000000000777")) == ()
-    first, second = found(record("coco_000000000042"))
-    assert first == Question(key="42001", question="What colour?", answers=("a0", "a1") * 5, kind="other")
-    assert second.kind == "number"
-    secret = VqaQuestions.read(asked)(record("coco_000000000009"))
-    assert secret == (Question(key="9000", question="Is it?", answers=(), kind=""),)
-    assert coco_number("coco_000000391895") == 391895
+def write_vg(folder: Path) -> str:
+    asked = [{"qa_id": 5, "image_id": 7, "question": "Where?", "answer": "Outside.", "a_objects": [], "q_objects": []}]
+    path = folder / "question_answers.json"
+    path.write_text(json.dumps([{"id": 7, "qas": asked}]))
+    return str(path)
 
 
-def test_recipes_learn_every_answer_by_its_share(tmp_path: Path) -> None:
-    where = tmp_path / "questions.jsonl"
-    assert write_for_training(VqaQuestions.read(*write_vqa(tmp_path)), str(where)) == 6
-    book = QuestionFile(where)
+def test_recipes_learn_every_answer_by_its_share_from_the_original_files(tmp_path: Path) -> None:
+    questions, annotations = write_vqa(tmp_path)
+    choice = choice_of([{"file": questions, "annotations": annotations}, {"file": write_vg(tmp_path), "weight": 0.2}])
+    assert isinstance(choice, tuple) and choice[1] == QuestionFile(file=write_vg(tmp_path), weight=0.2)
+    book = book_of(choice)
     first, second, *_ = book.of(record("coco_000000000042"))
-    assert first[:3] == ("What colour?", "a0", 0.5) and second[:3] == ("What colour?", "a1", 0.5)
-    assert len(book.of(record("coco_000000000009"))) == 2
-    with pytest.raises(ValueError, match="has no answers to learn"):
-        write_for_training(VqaQuestions.read(write_vqa(tmp_path)[0]), str(where))
-    assert len(where.read_text().splitlines()) == 6, "nothing was written over it"
+    assert first == ("What colour?", "a0", 0.5, "") and second == ("What colour?", "a1", 0.5, "")
+    assert len(book.of(record("coco_000000000009"))) == 2 and book.of(record("coco_000000000777")) == []
+    (of_vg,) = book.of(record("vg_7"))
+    assert of_vg[:2] == ("Where?", "Outside") and of_vg.weight == pytest.approx(0.2)
+    both = ImageRecord(image_id="coco_000000000042", source="t", uri="file:///x.jpg", keys=("coco:42", "vg:7"))
+    assert len(book.of(both)) == 5, "a picture of both datasets has the questions of both"
 
 
-QUESTION = {"image_id": 1, "question": "?", "question_id": 1}
-
-
-@pytest.mark.parametrize(
-    ("questions", "annotations", "problem"),
-    [
-        ({}, None, "questions.json has no list 'questions' of objects with question_id"),
-        ([], None, "questions.json has no list"),
-        ({"questions": [{"question_id": 1}]}, None, "questions.json has no list"),
-        ({"questions": [QUESTION, QUESTION]}, None, "questions.json has 1 questions twice"),
-        (None, {"annotations": []}, "annotations.json has no answers to question 42001"),
-        (
-            {"questions": [QUESTION]},
-            {"annotations": [{"question_id": 1, "answers": [], "answer_type": "other"}]},
-            "annotations.json has no answers to question 1",
-        ),
-    ],
-)
-def test_other_files_are_told_in_one_line(questions: Any, annotations: Any, problem: str, tmp_path: Path) -> None:
-    asked, answered = write_vqa(tmp_path, questions, annotations)
-    with pytest.raises(ValueError, match=problem) as told:
-        VqaQuestions.read(asked, answered)
+def test_questions_without_answers_cannot_be_learned(tmp_path: Path) -> None:
+    questions, _ = write_vqa(tmp_path)
+    with pytest.raises(ValueError, match="none of 3 questions has an answer to learn") as told:
+        book_of(questions)
     assert "\n" not in str(told.value)
-    (tmp_path / "questions.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
-        VqaQuestions.read(asked)
+    assert FileQuestions(read(questions)).of(record("coco_000000000042")) == []
+
+
+def test_an_evaluation_asks_what_is_trained_and_may_choose_what_is_frequent(tmp_path: Path) -> None:
+    entries = [{"image_id": n, "question": "What?", "question_id": n} for n in range(20)]
+    people = [{"answer": "red" if n < 12 else "blue"} for n in range(20)]
+    answers = [
+        {"question_id": n, "answer_type": "other", "answers": [people[n]] * 10, "image_id": n} for n in range(20)
+    ]
+    questions, annotations = write_vqa(tmp_path, {"questions": entries}, {"annotations": answers})
+    trained_on = choice_of([{"file": questions, "annotations": annotations}, {"file": write_vg(tmp_path)}])
+    store: Any = None
+    ask = asked(EvaluationChoice(task="answers", choices="frequent", limit=2), store, trained_on=trained_on, known=True)
+    assert isinstance(ask.task, Answering) and ask.task.choices == ["red"]
+    numbers = [n for n in range(20) if ask.wanted(record(f"coco_{n:012d}"))]
+    assert numbers == [0, 1] and not ask.wanted(record("vg_7"))
+    with pytest.raises(ValueError, match="trained on no file of questions"):
+        asked(EvaluationChoice(task="answers", choices="frequent"), store, trained_on="scenes")
+    test_set = EvaluationChoice(task="answers", questions=questions)
+    assert asked(test_set, store, trained_on=None).wanted(record("coco_000000000003"))
+    assert not asked(test_set, store, trained_on=None, known=True).wanted(record("coco_000000000003"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from expert_zoo.catalog import create
+from manifests.annotations.questions import Question
 from manifests.record import ImageRecord
 from manifests.sources.scenes import Scenes
 from pipeline.store import LabelStore
@@ -22,7 +23,7 @@ from trainer.embeddings.words import words_of
 from trainer.embeddings.writing import class_table, extended
 from trainer.evaluation.photos_in_order import photos_in_order
 from trainer.evaluation.prismer_speaker import Manner, PrismerSpeaker
-from trainer.evaluation.questions import AllQuestions, Question, scene_questions
+from trainer.evaluation.questions import AllQuestions
 from trainer.evaluation.run import Journal, evaluate, replies_of
 from trainer.evaluation.tasks import Answering, Captioning, Classifying, Reply, by_key, class_names, sentence
 from trainer.prismer.config import Modality, PrismerConfig
@@ -30,6 +31,7 @@ from trainer.prismer.inputs import Inputs
 from trainer.prismer.method import PrismerMethod
 from trainer.prismer.model import Prismer
 from trainer.prismer.texts import Tokens, write_words
+from trainer.questions import scene_questions
 from trainer.ranks import Ranks
 
 ALONE = Ranks(rank=0, count=1, device=torch.device("cpu"))
@@ -71,7 +73,7 @@ class Parrot:
 
 
 def question(key: str, text: str, *answers: str, kind: str = "what") -> Question:
-    return Question(key=key, question=text, answers=answers, kind=kind)
+    return Question(key=key, picture="", question=text, answers=answers, kind=kind)
 
 
 # ---- tasks
@@ -94,7 +96,7 @@ def test_answers_are_told_by_kind_and_against_who_sees_nothing() -> None:
     ]
     batch = Photos(["a", "b", "c"], texts=asked)
     speaker = Parrot({"a": {"colour?": "Red.", "count?": "two"}, "b": {"colour?": "red"}, "c": {"colour?": "red"}})
-    scores, said = evaluate(speaker, [batch], Answering(measure="exact"))
+    scores, said = evaluate(speaker, [batch], Answering())
     assert scores.numbers == pytest.approx({"accuracy": 75, "accuracy/colour": 200 / 3, "accuracy/count": 100})
     colour, count = scores.kinds
     assert (colour.kind, colour.asked, colour.blind) == ("colour", 3, pytest.approx(200 / 3))
@@ -113,7 +115,7 @@ def test_many_questions_are_asked_in_parts() -> None:
     many = tuple(question(f"{n:03d}", str(n), str(n)) for n in range(150))
     batch = Photos(["a", "b"], texts=[many, (question("b", "0", "1"),)])
     speaker = Parrot({"a": {str(n): str(n) for n in range(150)}, "b": {"0": "0"}})
-    scores, said = evaluate(speaker, [batch], Answering(measure="exact"))
+    scores, said = evaluate(speaker, [batch], Answering())
     assert len(said) == 151 and scores.numbers["accuracy"] == pytest.approx(100 * 150 / 151)
 
 
@@ -196,7 +198,7 @@ def test_a_photo_without_questions_is_done_as_well(tmp_path: Path) -> None:
     speaker = Parrot({"b": {"colour?": "red"}})
     for looks in (1, 1):
         with Journal(tmp_path / "journal", about={}) as journal:
-            scores, _ = evaluate(speaker, [batch], Answering(measure="exact"), journal=journal)
+            scores, _ = evaluate(speaker, [batch], Answering(), journal=journal)
         assert speaker.looks == looks and scores.numbers["accuracy"] == 100
 
 
@@ -277,7 +279,7 @@ def test_photos_come_once_in_the_stores_order(store: LabelStore) -> None:
 
 @pytest.mark.parametrize("choices", [None, ("red", "the large blue ball", "2", "left", "small", "green", "0", "right")])
 def test_what_is_said_does_not_depend_on_the_batch(choices: Any, store: LabelStore, speaker: PrismerSpeaker) -> None:
-    task = Answering(measure="exact", choices=choices)
+    task = Answering(choices=choices)
     runs = [evaluate(speaker, batches(store, size, AllQuestions(scene_questions)), task) for size in (1, 2, 5)]
     assert runs[0] == runs[1] == runs[2]
     scores, said = runs[0]

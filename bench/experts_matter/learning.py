@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.experts_matter.arms import Arm, Scale
 from expert_zoo.networks.tokenizer_file import TOKENIZER
+from manifests.annotations.questions import Question
 from manifests.record import ImageRecord
 from pipeline.store import LabelStore
 from trainer import generators
@@ -29,7 +30,7 @@ from trainer.data.selection import Selection
 from trainer.embeddings.folder import Embeddings
 from trainer.evaluation.photos_in_order import photos_in_order
 from trainer.evaluation.prismer_speaker import Manner, PrismerSpeaker
-from trainer.evaluation.questions import AllQuestions, Question, scene_questions
+from trainer.evaluation.questions import AllQuestions
 from trainer.evaluation.run import evaluate
 from trainer.evaluation.tasks import Answering, Captioning
 from trainer.fingerprint import StoreFingerprint
@@ -42,6 +43,7 @@ from trainer.prismer.method import PrismerMethod
 from trainer.prismer.model import Prismer
 from trainer.prismer.text import TextBatch, joined
 from trainer.prismer.texts import Captions, Said, Tokens, question_form, write_words
+from trainer.questions import scene_questions
 from trainer.ranks import Ranks
 from trainer.ranks import joined as joined_ranks
 from trainer.training import (
@@ -211,7 +213,7 @@ def _evaluated(
         text_of=AllQuestions(_questions),
     )
     with torch.inference_mode():
-        answers, _ = evaluate(speaker, photos, Answering(measure="exact"))
+        answers, _ = evaluate(speaker, photos, Answering())
         captions, said = evaluate(speaker, photos, Captioning())
     kinds = {kind.kind: {"percent": kind.percent, "blind": kind.blind, "asked": kind.asked} for kind in answers.kinds}
     return {

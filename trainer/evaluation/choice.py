@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from trainer.evaluation.captions import QUICK, Measure
+from trainer.questions import QuestionsChoice
 from trainer.training import Section
 
 TaskName = Literal["captions", "answers", "classes"]
@@ -19,9 +20,11 @@ class EvaluationChoice(Section):
     store        whose labels the model sees; null: the one that it is trained on
     splits       of the images; none: all
     limit        the first so many photos; null: all
-    questions    "scenes", or a file of VQAv2's questions; null: "scenes" where the model is trained on these
-    annotations  the answers to them; null: the questions have none, or have them in their own file
-    choices      a file of answers to choose from, one a line or a JSON list; null: the model's own words
+    questions    "scenes", a file of questions or several (see `method.questions`); null: those that the model is trained on
+    annotations  the answers to one file of VQAv2's; null: there are none, or they are in the file itself
+    choices      a file of answers to choose from, one a line or a JSON list, or ``frequent``: of the questions that the model is
+                 trained on, those agreed on for nine or more; null: the model's own words
+    nocaps       a file of NoCaps: captions are then scored by its domains too, and numbered as its server wants them
     measures     of captions
     batch        photos at a time, of all ranks together; what is said does not depend on it
     """
@@ -30,9 +33,10 @@ class EvaluationChoice(Section):
     store: str | None = Field(None, min_length=1)
     splits: tuple[str, ...] = ()
     limit: int | None = Field(None, gt=0)
-    questions: str | None = Field(None, min_length=1)
+    questions: QuestionsChoice | None = None
     annotations: str | None = Field(None, min_length=1)
     choices: str | None = Field(None, min_length=1)
+    nocaps: str | None = Field(None, min_length=1)
     measures: tuple[Measure, ...] = QUICK
     batch: int = Field(32, gt=0)
 
@@ -42,5 +46,5 @@ class EvaluationChoice(Section):
         if task != self.task:
             return False
         if task == "captions":
-            return name.partition("@")[0] in self.measures
+            return name.partition("/")[0].partition("@")[0] in self.measures
         return name == "accuracy" or (task == "answers" and name.startswith("accuracy/"))

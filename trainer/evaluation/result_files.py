@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from manifests.location import open_binary, replacing
-from trainer.evaluation.questions import coco_id, coco_number
+from manifests.sources.coco import coco_id
 
 
-def write_captions(said: Mapping[str, str], where: str) -> None:
-    """Captions by image id, of a manifest made from COCO's or NoCaps' files. Raises ValueError where an id has no number."""
-    numbered = sorted((coco_number(image), caption) for image, caption in said.items())
+def write_captions(said: Mapping[str, str], where: str, *, numbers: Mapping[str, int] | None = None) -> None:
+    """Captions by image id. numbers: of the images on the server; None: COCO's, which are in its ids. Raises ValueError without one."""
+    of = coco_number if numbers is None else numbers.__getitem__
+    numbered = sorted((of(image), caption) for image, caption in said.items())
     _write([{"image_id": number, "caption": caption} for number, caption in numbered], where)
 
 
@@ -46,6 +47,14 @@ def read_captions(where: str) -> dict[str, str]:
     if len(found) < len(entries):
         raise ValueError(f"{where} has {len(entries) - len(found)} images twice; expected one caption of each")
     return found
+
+
+def coco_number(image_id: str) -> int:
+    """COCO's own number in an image id, as manifests.sources.coco makes them (coco_000000391895). Raises ValueError."""
+    digits = image_id.rpartition("_")[2]
+    if not (image_id.startswith("coco_") and digits.isascii() and digits.isdigit()):
+        raise ValueError(f"image {image_id!r} has no number of COCO's; expected a manifest made from COCO's own files")
+    return int(digits)
 
 
 def _is_caption(entry: Any) -> bool:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from manifests.annotations.questions import Question
 from manifests.record import ImageRecord
 from trainer.evaluation.answers import accuracy, simple
 from trainer.evaluation.captions import QUICK, Measure, score_captions
-from trainer.evaluation.questions import Question
 from trainer.evaluation.speaker import Speaker
 
 #: Questions that a model is asked at once.
@@ -68,17 +68,29 @@ class Task(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Captioning:
-    """A caption for each photo, compared with those of its record."""
+    """A caption for each photo, compared with those of its record. by_domain: ``texts`` tell NoCaps' pictures, so that each of its
+    domains has scores of its own, as on its server."""
 
     measures: Sequence[Measure] = QUICK
+    by_domain: bool = False
     name: str = "captions"
 
     def ask(self, speaker: Speaker, seen: Any, batch: Any, photos: Sequence[int]) -> Iterator[Reply]:
         for photo, text in zip(photos, speaker.caption(seen, photos), strict=True):
-            image = batch.ids[photo]
-            yield Reply(key=image, image_id=image, text=sentence(text), truth=tuple(batch.captions[photo]))
+            image, truth, domain = batch.ids[photo], tuple(batch.captions[photo]), ""
+            if self.by_domain:
+                picture = batch.texts[photo]
+                truth, domain = picture.captions or truth, picture.domain
+            yield Reply(key=image, image_id=image, text=sentence(text), truth=truth, kind=domain)
 
     def score(self, said: Sequence[Reply]) -> Scores:
+        whole = self._scored(said)
+        domains = sorted({one.kind for one in said} - {""})
+        parts = {domain: self._scored([one for one in said if one.kind == domain]).numbers for domain in domains}
+        numbers = {f"{name}/{domain}": number for domain, part in parts.items() for name, number in part.items()}
+        return Scores(numbers=whole.numbers | numbers, notes=whole.notes)
+
+    def _scored(self, said: Sequence[Reply]) -> Scores:
         found = score_captions(
             {one.image_id: one.text for one in said},
             {one.image_id: one.truth for one in said},
@@ -95,12 +107,11 @@ class Captioning:
 class Answering:
     """An answer to each question that ``texts`` has about a photo.
 
-    choices: to choose from, None for the model's own words. measure: ``vqa`` is the official accuracy, for questions that ten
-    people answered; ``exact``: whether it is the one true answer, in the simple form that VQA compares.
+    choices: to choose from, None for the model's own words. Where several people answered, ten in VQA, the accuracy is the official
+    one; where there is one answer, it is whether it is that one, in the simple form that VQA compares.
     """
 
     choices: Sequence[str] | None = None
-    measure: Literal["vqa", "exact"] = "vqa"
     name: str = "answers"
 
     def ask(self, speaker: Speaker, seen: Any, batch: Any, photos: Sequence[int]) -> Iterator[Reply]:
@@ -123,7 +134,7 @@ class Answering:
                 + (f", the first is {without[0]}" if without else "")
                 + "; expected questions with answers: those of a test set are for the server alone"
             )
-        each = [self._right(one.text, one.truth) for one in said]
+        each = [_right(one.text, one.truth) for one in said]
         by_kind: dict[str, list[int]] = {}
         for place, one in enumerate(said):
             by_kind.setdefault(one.kind, []).append(place)
@@ -132,22 +143,12 @@ class Answering:
                 kind=kind,
                 asked=len(places),
                 percent=_percent([each[place] for place in places]),
-                blind=self._blind([said[place].truth for place in places]),
+                blind=_blind([said[place].truth for place in places]),
             )
             for kind, places in sorted(by_kind.items())
         )
         numbers = {"accuracy": _percent(each)} | {f"accuracy/{kind.kind}": kind.percent for kind in kinds if kind.kind}
         return Scores(numbers=numbers, kinds=kinds)
-
-    def _right(self, answer: str, truth: Sequence[str]) -> float:
-        if self.measure == "vqa":
-            return accuracy(answer, truth)
-        return float(simple(answer) == simple(truth[0]))
-
-    def _blind(self, truths: Sequence[Sequence[str]]) -> float:
-        counts = Counter(simple(answer) for truth in truths for answer in truth)
-        often = min(counts, key=lambda answer: (-counts[answer], answer))
-        return _percent([self._right(often, truth) for truth in truths])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +196,17 @@ def by_key(said: Sequence[Reply]) -> Mapping[str, str]:
 
 def _reply(question: Question, image_id: str, answer: str) -> Reply:
     return Reply(key=question.key, image_id=image_id, text=answer, truth=question.answers, kind=question.kind)
+
+
+def _right(answer: str, truth: Sequence[str]) -> float:
+    """0 to 1."""
+    return accuracy(answer, truth) if len(truth) > 1 else float(simple(answer) == simple(truth[0]))
+
+
+def _blind(truths: Sequence[Sequence[str]]) -> float:
+    counts = Counter(simple(answer) for truth in truths for answer in truth)
+    often = min(counts, key=lambda answer: (-counts[answer], answer))
+    return _percent([_right(often, truth) for truth in truths])
 
 
 def _percent(shares: Sequence[float]) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from manifests.annotations.questions import Questions
 from manifests.record import ImageRecord
+from trainer.evaluation.answers import shares
+from trainer.questions import SCENES, QuestionsChoice, read
 from trainer.scenes import questions_of
 
 
@@ -32,26 +33,28 @@ class SceneQuestions:
         return [Asked(found.question, found.answer, kind=found.kind) for found in questions_of(record.uri)]
 
 
-class QuestionFile:
-    """JSON lines of image_id, question, answer and, where it is not 1, weight. All of it is held in memory. Raises ValueError."""
+class FileQuestions:
+    """What people asked and answered: each different answer to a question by itself, weighing the share of people who gave it."""
 
-    def __init__(self, path: Path) -> None:
-        self._asked: dict[str, list[Asked]] = {}
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    found = json.loads(line)
-                    asked = Asked(found["question"], found["answer"], float(found.get("weight", 1.0)))
-                    self._asked.setdefault(found["image_id"], []).append(asked)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise ValueError(
-                        f'{path}, line {number}: {error!r}; expected {{"image_id": ..., "question": ..., "answer": ...}}'
-                    ) from error
+    def __init__(self, questions: Questions) -> None:
+        self._questions = questions
 
     def of(self, record: ImageRecord) -> list[Asked]:
-        return self._asked.get(record.image_id, [])
+        return [
+            Asked(asked.question, answer, asked.weight * share)
+            for asked in self._questions.of(record)
+            if asked.answers
+            for answer, share in shares(asked.answers).items()
+        ]
 
 
-def book_of(questions: str) -> QuestionBook:
-    """What a recipe's `questions` mean. Raises ValueError, OSError."""
-    return SceneQuestions() if questions == "scenes" else QuestionFile(Path(questions))
+def book_of(choice: QuestionsChoice) -> QuestionBook:
+    """What a recipe's `questions` mean. Raises ValueError where a file is missing or another one, or nothing in it has an answer."""
+    if choice == SCENES:
+        return SceneQuestions()
+    found = read(choice)
+    if not any(asked.answers for asked in found):
+        raise ValueError(
+            f"`questions`: none of {len(found)} questions has an answer to learn; expected VQAv2's with their `annotations`"
+        )
+    return FileQuestions(found)

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from trainer.prismer.config import SIX, Modality, SizeName
+from trainer.questions import QuestionsChoice
 from trainer.training import Section
 
 
@@ -19,7 +20,8 @@ class PrismerChoice(Section):
     weights         a Prismer to begin with instead: a released one by its name or its file, or a file of our own
     tokenizer       RoBERTa, by name or folder; null: one of the whole words in the training texts, which is kept with the run
     embeddings      folder or URL of the vectors of class names and words (`expert-labels embed`)
-    task            ``caption``, ``question``, or ``both`` of the same photos; ``questions``: "scenes", or a file of JSON lines
+    task            ``caption``, ``question``, or ``both`` of the same photos; ``questions``: "scenes", a file or several:
+                    VQAv2's own, Visual Genome's, lists of BLIP's or Prismer's, JSON lines (trainer/questions.py)
     texts           so many captions or questions of a photo are learned at once, drawn by chance anew in every epoch (`data.per:
                     image`); it is looked at once for all of them. Of ``both``: so many questions, beside one caption
     caption_weight  what a caption counts beside a question, in ``both``
@@ -43,7 +45,7 @@ class PrismerChoice(Section):
     texts: int = Field(1, gt=0)
     caption_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     prefix: str = ""
-    questions: str | None = Field(None, min_length=1)
+    questions: QuestionsChoice | None = None
     words: int = Field(30, gt=0)
     tokens: int = Field(30, gt=2)
     smoothing: float = Field(0.1, ge=0, lt=1)
@@ -55,7 +57,7 @@ class PrismerChoice(Section):
     def _hangs_together(self) -> Self:
         if (self.task == "caption") != (self.questions is None):
             raise ValueError(
-                '`questions` is for `task: question` or `both`, which need it: "scenes", or a file of JSON lines'
+                '`questions` is for `task: question` or `both`, which need it: "scenes", or files such as VQAv2\'s'
             )
         if self.caption_weight != 1 and self.task != "both":
             raise ValueError("`caption_weight` is for `task: both`, where there are questions beside a caption")
