@@ -23,6 +23,8 @@ _SCHEMAS = {1: pa.schema([field for field in SCHEMA if field.name != "keys"]), 2
 METADATA_KEY = b"expert_labels.manifest"
 #: Rows decoded at a time when reading: what bounds memory.
 _READ_ROWS = 16_384
+#: Rows of a row group that is better compressed fast than well.
+_SMALL = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,20 +111,24 @@ class Manifest:
                 raise ValueError(f"{self.url} is damaged: {_first_line(error)}; build it again") from error
 
 
+def cut(manifest: Manifest, url: str, rows: int) -> Manifest:
+    """The same manifest at another place, in row groups of ``rows``: what can be read one by one. Memory: some thousand rows."""
+    with ManifestWriter(url, seed=manifest.seed, rows=rows) as writer:
+        for batch in manifest.batches(max(1, _READ_ROWS // rows) * rows):
+            writer.write(batch)
+    return writer.manifest
+
+
 class ManifestWriter:
-    """Writes a manifest, one row group for each `write`; it appears at ``url`` whole when the block ends well.
-
-    The rows must already be in shard order. After the block, ``manifest`` is the written Manifest::
-
-        with ManifestWriter(url, seed=manifest.seed) as writer:
-            for batch in manifest.batches(rows=512):
-                writer.write(batch)
+    """Writes a manifest in row groups of ``rows``, or one for each `write`; it appears at ``url`` whole when the block ends
+    well. The rows must already be in shard order. After the block, ``manifest`` is the written Manifest.
     """
 
     manifest: Manifest
 
-    def __init__(self, url: str, *, seed: int) -> None:
+    def __init__(self, url: str, *, seed: int, rows: int | None = None) -> None:
         self._url = url
+        self._rows = rows
         self._seed = seed
         self._fingerprint = Fingerprint()
         self._stack = ExitStack()
@@ -135,15 +141,21 @@ class ManifestWriter:
     def __enter__(self) -> Self:
         stream = self._stack.enter_context(replacing(self._url))
         repeating = ["source", "split", "license"]
-        self._parquet = pq.ParquetWriter(stream, SCHEMA, compression="zstd", use_dictionary=repeating)
+        # Each column of a row group is compressed by itself: of small ones, zstd's beginning is most of the time.
+        compression = "lz4" if self._rows and self._rows < _SMALL else "zstd"
+        # Without statistics the footer, which every reader of a shard needs, is half as large.
+        self._parquet = pq.ParquetWriter(
+            stream, SCHEMA, compression=compression, use_dictionary=repeating, write_statistics=False
+        )
         self._stack.callback(self._parquet.close)
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Append ``batch`` (of SCHEMA, one row or more) as one row group."""
+        """Append ``batch`` (of SCHEMA, one row or more); with ``rows``, all batches but the last have a multiple of that."""
         assert batch.num_rows, "a row group has rows"
+        assert not self._rows or self.count % self._rows == 0, "a row group ends where the next begins"
         self._fingerprint.update(batch)
-        self._parquet.write_batch(batch, row_group_size=batch.num_rows)
+        self._parquet.write_batch(batch, row_group_size=self._rows or batch.num_rows)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from expert_zoo.card import ExpertCard
 from expert_zoo.spec import Kind, Quantity
-from manifests.manifest import METADATA_KEY, Manifest, ManifestWriter
+from manifests.manifest import METADATA_KEY, Manifest, cut
 from manifests.record import ImageRecord, from_batch
 from pipeline.cell import CellReader, CellWriter
 from pipeline.changed import ChangedRecords
@@ -91,9 +91,7 @@ class LabelStore:
         )
         if not storage.exists(PLAN):
             temporary = f"{uuid.uuid4().hex}.{MANIFEST}"
-            with ManifestWriter(f"{storage.url}/{temporary}", seed=manifest.seed) as writer:
-                for batch in manifest.batches(shard_size):
-                    writer.write(batch)
+            cut(manifest, f"{storage.url}/{temporary}", shard_size)
             if not storage.settle(temporary, MANIFEST) and not storage.exists(PLAN):
                 _check_left_over(storage, plan)
             storage.publish(PLAN, json.dumps(plan.model_dump(mode="json"), indent=1).encode())

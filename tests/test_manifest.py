@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.build import build
-from manifests.manifest import METADATA_KEY, Manifest, ManifestWriter
+from manifests.manifest import METADATA_KEY, Manifest, cut
 from manifests.names import order_key
 from manifests.record import (
     BATCH_ROWS,
@@ -109,13 +109,11 @@ def test_the_seed_decides_the_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [1, 7, 100, 499, 500, 501, 100_000])
 def test_batches_are_of_exactly_that_many_rows_whatever_the_row_groups(tmp_path: Path, rows: int) -> None:
     source = build([Listed(RECORDS)], str(tmp_path / "m.parquet")).manifest
-    with ManifestWriter(str(tmp_path / "cut.parquet"), seed=source.seed) as writer:
-        for batch in source.batches(33):
-            writer.write(batch)
-    cut = Manifest.open(str(tmp_path / "cut.parquet"))
+    written = cut(source, str(tmp_path / "cut.parquet"), 33)
+    again = Manifest.open(str(tmp_path / "cut.parquet"))
     assert pq.ParquetFile(tmp_path / "cut.parquet").num_row_groups == -(-500 // 33)
-    assert cut.fingerprint == source.fingerprint == writer.manifest.fingerprint
-    batches = list(cut.batches(rows))
+    assert again.fingerprint == source.fingerprint == written.fingerprint
+    batches = list(again.batches(rows))
     assert [batch.num_rows for batch in batches] == [min(rows, 500 - at) for at in range(0, 500, rows)]
     assert pa.Table.from_batches(batches) == pa.Table.from_batches(source.batches(64))
 
