@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from manifests.record import ImageRecord
 from pipeline.errors import StoreError
 from pipeline.plan import Shard
-from pipeline.reader import LabelReader
-from pipeline.store import LabelStore
+
+if TYPE_CHECKING:
+    from pipeline.reader import LabelReader
+    from pipeline.store import LabelStore
 
 Row = Mapping[str, Any]
 
@@ -74,6 +77,10 @@ class TextRules(BaseModel):
             passing = [max(passing, key=lambda text: float("-inf") if text.score is None else text.score)]
         return Kept(tuple(passing), below, unscored)
 
+    def applied(self, record: ImageRecord, generated: Row | None, scores: Row | None) -> ImageRecord:
+        """The record with the texts that are kept in place of its own."""
+        return replace(record, captions=tuple(text.text for text in self.kept(record, generated, scores).texts))
+
 
 class KeptText(NamedTuple):
     """``score``: None where there is none; ``generated``: by the captioner."""
@@ -115,6 +122,8 @@ def kept_texts(store: LabelStore, rules: TextRules) -> Iterator[tuple[Shard, lis
     Raises StoreError for columns that are not there or of another kind, for a source that the store has no image of, where the columns
     are missing in a shard that has images of these sources, and as `TextRules.kept`.
     """
+    from pipeline.reader import LabelReader  # loads OpenCV, which those who only write rules down need not wait for
+
     unseen = set(rules.sources)
     with closing(LabelReader(store, rules.columns)) as reader:
         names = _names(reader, rules)
@@ -140,6 +149,15 @@ def kept_texts(store: LabelStore, rules: TextRules) -> Iterator[tuple[Shard, lis
         raise StoreError(
             f"{store.storage.url} has no image of {', '.join(sorted(unseen))}; `expert-labels manifest stats` names its sources"
         )
+
+
+def records_of(store: LabelStore, rules: TextRules | None) -> Iterator[tuple[Shard, list[ImageRecord]]]:
+    """Every shard's records, with the texts that ``rules`` keep of each in place of its own. Raises StoreError as `kept_texts`."""
+    if rules is None:
+        yield from ((shard, store.records(shard)) for shard in store.plan.shards())
+        return
+    for shard, images in kept_texts(store, rules):
+        yield shard, [replace(record, captions=tuple(text.text for text in kept.texts)) for record, kept in images]
 
 
 def _names(reader: LabelReader, rules: TextRules) -> dict[str, str]:

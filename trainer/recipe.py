@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from pipeline.kept_texts import TextRule, TextRules
 from trainer.data.augmentation import Augmentation
 from trainer.data.order import WINDOW
 from trainer.errors import RecipeError
@@ -43,6 +44,7 @@ class DataChoice(Section):
 
     labels        modality -> column: an expert's name, or expert@version
     captions      where captions come from: "record", and columns of kind text
+    select        which texts are kept of whose images: web captions filtered, and generated ones in their place; see docs/filtering.md
     splits        of the images to read; none: all
     per           ``image``: an example for each, with texts drawn by chance anew in every epoch; ``text``: one for each of an image's
                   captions or questions, all of them in every epoch
@@ -55,6 +57,7 @@ class DataChoice(Section):
     labels: dict[str, str] = Field(default_factory=dict)
     photos: str = "image"
     captions: tuple[str, ...] = ("record",)
+    select: TextRules | None = None
     splits: tuple[str, ...] = ()
     per: Literal["image", "text"] = "image"
     shots: int | None = Field(None, gt=0)
@@ -84,6 +87,16 @@ class Recipe(Training):
                 f"method.freeze {choice.freeze}: nothing says where the frozen networks come from; expected method.{missing[0]}, "
                 "method.weights or start_from"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rules_say_where_captions_come_from(self) -> Self:
+        if self.data.select is not None and self.data.captions != ("record",):
+            raise ValueError(
+                "`data.select` says which captions there are; leave `data.captions` out, and name the column in `select.generated`"
+            )
+        if self.data.select is not None and self.method.task == "question":
+            raise ValueError("`data.select` chooses captions, and `method.task: question` learns none; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -179,6 +192,6 @@ def _first_problem(error: ValidationError) -> str:
 def _known_keys() -> list[str]:
     sections = (
         Recipe, Training, DataChoice, PrismerChoice, BatchChoice, ScheduleChoice, OptimizerChoice, CheckpointChoice, LogChoice,
-        Best, CacheChoice, Augmentation, EvaluationChoice,
+        Best, CacheChoice, Augmentation, TextRules, TextRule, EvaluationChoice,
     )  # fmt: skip
     return [key for section in sections for key in get_annotations(section)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from expert_zoo.card import ExpertCard
 from pipeline.errors import StoreError
+from pipeline.kept_texts import TextRules
 from pipeline.reader import LabelReader
 from pipeline.receipt import Rows
 from pipeline.storage.views import Cached
@@ -24,6 +25,7 @@ class Columns:
     """Experts' names. ``labels``: by modality. ``photos``: None where they are not in the store. ``captions``: RECORD or names.
 
     ``depth``: what tells which of two objects is in front, one of ``labels``; None where there is none or nothing to tell.
+    ``generated``, ``scores``: what rules for texts ask for, None where there are no rules, or they ask for none.
     """
 
     labels: Mapping[str, str]
@@ -31,13 +33,21 @@ class Columns:
     captions: tuple[str, ...]
     depth: str | None
     columns: Mapping[str, str]
+    generated: str | None = None
+    scores: str | None = None
 
     def all(self) -> list[str]:
         """The store's columns that are read."""
         return list(self.columns.values())
 
 
-def columns_of(store: LabelStore, labels: Mapping[str, str], photos: str, captions: Sequence[str]) -> Columns:
+def columns_of(
+    store: LabelStore,
+    labels: Mapping[str, str],
+    photos: str,
+    captions: Sequence[str],
+    select: TextRules | None = None,
+) -> Columns:
     """Looks the names up. Raises StoreError for those that are not there or of another kind."""
     columns: dict[str, str] = {}
 
@@ -62,6 +72,8 @@ def columns_of(store: LabelStore, labels: Mapping[str, str], photos: str, captio
         captions=texts,
         depth=depths[0] if depths and hidden else None,
         columns=columns,
+        generated=card_of(select.generated, ("text",)).name if select and select.generated else None,
+        scores=card_of(select.scores, ("score",)).name if select else None,
     )
 
 

@@ -13,6 +13,7 @@ from manifests.record import ImageRecord
 from pipeline.decode import Limits, PhotoError
 from pipeline.encoded_photo import EncodedPhoto, open_photo
 from pipeline.errors import ExpertLabelsError, StoreError
+from pipeline.kept_texts import TextRules
 from pipeline.reader import LabelReader, OpenShard, size_of
 from pipeline.storage.cache import FileCache
 from pipeline.store import LabelStore
@@ -52,6 +53,7 @@ class LabelDataset(Dataset[Example]):
     seed: None leaves the store's order.
     photos: the column that holds photos; where the store has none of that name, or no photo in a row, the record's URI is read.
     captions: where an image's captions come from, one after the other: "record", and columns of kind text.
+    select: which texts are kept; records are then seen with these for captions. The selection must be of the same rules.
     unreadable: what happens where a photo cannot be read: the next one in the order takes its place, or StoreError.
     text_of: called in the process that reads; its results travel with the batch.
     cache: for a remote store.
@@ -73,6 +75,7 @@ class LabelDataset(Dataset[Example]):
         window: int = WINDOW,
         photos: str = "image",
         captions: Sequence[str] = (RECORD,),
+        select: TextRules | None = None,
         unreadable: Literal["replace", "raise"] = "replace",
         text_of: TextOf = drawn_caption,
         limits: Limits | None = None,
@@ -85,7 +88,7 @@ class LabelDataset(Dataset[Example]):
         self.selection = selection or Selection.everything(store.plan)
         self.seed = seed
         self.window = window
-        columns = columns_of(store, labels, photos, captions)
+        columns = columns_of(store, labels, photos, captions, select)
         self.reader = LabelReader(store, columns.all(), cache=cache, keep_open=window + 1)
         check_columns(self.reader, columns)
         check_cache(self.reader, window)
@@ -95,6 +98,7 @@ class LabelDataset(Dataset[Example]):
         self.label_resolution = label_resolution
         self._unreadable = unreadable
         self._text_of = text_of
+        self._select = select
         self._limits = limits or Limits()
         self._orders: dict[int, Order] = {}
 
@@ -152,7 +156,7 @@ class LabelDataset(Dataset[Example]):
         row, item = self.selection.at(shard, place)
         opened = self.reader.open(self.reader.plan.shard(shard))
         rows = {name: StoredLabel(opened.cells[name], found) for name, found in opened.rows(row).items()}
-        record = opened.records[row]
+        record = self._with_kept_texts(opened.records[row], rows)
         photo = self._photo(record, opened, rows)
         # Boxes are in pixels of the photo that experts saw; the one in the store may be smaller.
         height, width = size_of({name: label.row for name, label in rows.items()}) or (photo.height, photo.width)
@@ -170,6 +174,12 @@ class LabelDataset(Dataset[Example]):
             text=self._text_of(record, captions, item, Chance(*keys, _TEXT)),
             replaced=replaced,
         )
+
+    def _with_kept_texts(self, record: ImageRecord, rows: dict[str, StoredLabel]) -> ImageRecord:
+        if self._select is None:
+            return record
+        names = (self._columns.generated, self._columns.scores)
+        return self._select.applied(record, *(rows[name].row if name in rows else None for name in names))
 
     def _photo(self, record: ImageRecord, opened: OpenShard, rows: dict[str, StoredLabel]) -> EncodedPhoto:
         label = rows.get(self._columns.photos) if self._columns.photos else None

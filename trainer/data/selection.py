@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from manifests.record import ImageRecord
 from pipeline.errors import StoreError
+from pipeline.kept_texts import TextRules, records_of
 from pipeline.plan import ShardPlan
 from pipeline.store import LabelStore
 
@@ -23,8 +24,11 @@ class Selection:
     ``counts_S``: examples of each shard. ``fingerprint``: of what was selected from which plan.
     """
 
-    def __init__(self, plan: ShardPlan, ends: list[NDArray[np.int32]] | None, *, numbered: bool) -> None:
-        """ends: for each shard, how many examples its rows have up to and including each row; None: one for every row."""
+    def __init__(
+        self, plan: ShardPlan, ends: list[NDArray[np.int32]] | None, *, numbered: bool, rules: TextRules | None = None
+    ) -> None:
+        """ends: for each shard, how many examples its rows have up to and including each row; None: one for every row.
+        rules: by which texts were counted."""
         self._ends = ends
         self._numbered = numbered
         if ends is None:
@@ -33,6 +37,8 @@ class Selection:
             return
         self.counts_S = np.array([end[-1:].sum() for end in ends], np.int64)  # of a shard whose images are gone, none
         digest = hashlib.sha256(f"{plan.fingerprint} {numbered}".encode())
+        if rules is not None:
+            digest.update(rules.model_dump_json().encode())
         for end in ends:
             digest.update(end.astype("<i4").tobytes())
         self.fingerprint = f"{plan.fingerprint}-{digest.hexdigest()[:16]}"
@@ -43,27 +49,33 @@ class Selection:
         return cls(plan, None, numbered=False)
 
     @classmethod
-    def images(cls, store: LabelStore, wanted: Callable[[ImageRecord], bool]) -> Selection:
-        """Every wanted image once. Reads the manifest. Raises StoreError if there is none."""
-        return cls._counted(store, lambda record: int(wanted(record)), numbered=False)
+    def images(
+        cls, store: LabelStore, wanted: Callable[[ImageRecord], bool], rules: TextRules | None = None
+    ) -> Selection:
+        """Every wanted image once. Reads the manifest. Raises StoreError if there is none.
+
+        rules: what is asked about is the record with the texts that they keep; columns of texts are read for that.
+        """
+        return cls._counted(store, lambda record: int(wanted(record)), rules, numbered=False)
 
     @classmethod
-    def items(cls, store: LabelStore, count: Callable[[ImageRecord], int]) -> Selection:
+    def items(cls, store: LabelStore, count: Callable[[ImageRecord], int], rules: TextRules | None = None) -> Selection:
         """Every image as often as it has items (captions, questions): one example for each. As `images`."""
-        return cls._counted(store, count, numbered=True)
+        return cls._counted(store, count, rules, numbered=True)
 
     @classmethod
-    def _counted(cls, store: LabelStore, count: Callable[[ImageRecord], int], *, numbered: bool) -> Selection:
+    def _counted(
+        cls, store: LabelStore, count: Callable[[ImageRecord], int], rules: TextRules | None, *, numbered: bool
+    ) -> Selection:
         ends = [
-            np.cumsum([count(record) for record in store.records(shard)]).astype(np.int32)
-            for shard in store.plan.shards()
+            np.cumsum([count(record) for record in records]).astype(np.int32) for _, records in records_of(store, rules)
         ]
         if not any(len(end) and end[-1] for end in ends):
             raise StoreError(
                 f"none of the {store.plan.images} images of {store.storage.url} is selected; expected one or more: look at the "
                 "manifest's splits and captions, or select otherwise"
             )
-        return cls(store.plan, ends, numbered=numbered)
+        return cls(store.plan, ends, numbered=numbered, rules=rules)
 
     def __len__(self) -> int:
         return int(self.counts_S.sum())

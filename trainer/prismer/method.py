@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from expert_zoo.card import ExpertCard
 from expert_zoo.networks.tokenizer_file import TOKENIZER
 from manifests.record import ImageRecord
+from pipeline.kept_texts import records_of
 from pipeline.storage.cache import FileCache
 from pipeline.store import LabelStore
 from trainer.data.batch import Batch
@@ -149,7 +150,7 @@ def _task(choice: PrismerChoice, data: DataChoice, store: LabelStore, folder: Pa
     if ranks.first and not (folder / TOKENIZER).exists():
         write_words([""], folder)
         task, wanted = made(Tokens(folder)), _Wanted(data)
-        records = (record for shard in store.plan.shards() for record in store.records(shard))
+        records = (record for _, found in records_of(store, data.select) for record in found)
         write_words((text for record in records if wanted(record) for text in task.texts(record)), folder)
     ranks.wait()
     return made(Tokens(folder))
@@ -183,11 +184,13 @@ def _dataset(
         )
     wanted = _Wanted(data)
     if data.per == "text":
-        selection = Selection.items(store, lambda record: task.items(record) if wanted(record) else 0)
+        selection = Selection.items(store, lambda record: task.items(record) if wanted(record) else 0, data.select)
     else:
         # Captions of a column are known when they are read.
         of_record = RECORD in data.captions
-        selection = Selection.images(store, lambda record: wanted(record) and task.has_texts(record, of_record))
+        selection = Selection.images(
+            store, lambda record: wanted(record) and task.has_texts(record, of_record), data.select
+        )
     return LabelDataset(
         store,
         labels=data.labels,
@@ -199,6 +202,7 @@ def _dataset(
         window=data.window,
         photos=data.photos,
         captions=data.captions,
+        select=data.select,
         text_of=task,
         cache=FileCache(data.cache.folder, limit_bytes=int(data.cache.gigabytes * 1e9)) if data.cache else None,
     )
