@@ -185,6 +185,15 @@ def test_other_files_are_told_in_one_line(content: str, problem: str, tmp_path: 
     assert "\n" not in str(told.value)
 
 
+def test_nocaps_numbers_its_images_itself(tmp_path: Path) -> None:
+    write_captions(
+        {"nocaps_b": "A dog.", "nocaps_a": "A cat."}, str(tmp_path / "x.json"), numbers={"nocaps_b": 0, "nocaps_a": 9}
+    )
+    assert json.loads((tmp_path / "x.json").read_text()) == [
+        {"image_id": 0, "caption": "A dog."}, {"image_id": 9, "caption": "A cat."},
+    ]  # fmt: skip
+
+
 def test_images_without_a_number_have_no_place_in_results(tmp_path: Path) -> None:
     for images in ({"scene_7_000001": "x"}, {"coco_": "x"}, {"coco_1a": "x"}):
         with pytest.raises(ValueError, match="has no number of COCO's"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from expert_zoo.catalog import create
+from manifests.annotations.nocaps import NocapsPicture
 from manifests.annotations.questions import Question
 from manifests.record import ImageRecord
 from manifests.sources.scenes import Scenes
@@ -86,6 +87,21 @@ def test_captions_are_sentences_and_are_scored_with_their_references() -> None:
     assert by_key(said) == {"a": "A red ball.", "b": ""}
     assert scores.numbers["CIDEr"] > 0 and scores.numbers["BLEU@1"] > 0 and "1 of 2 captions are empty" in scores.notes
     assert [sentence(text) for text in ("a B c. ", "é", "...", " ")] == ["A B c.", "É.", "", ""]
+
+
+def test_nocaps_is_scored_by_its_domains() -> None:
+    def picture(number: int, domain: str, *captions: str) -> NocapsPicture:
+        return NocapsPicture(number=number, open_images_id=str(number), domain=domain, captions=captions)
+
+    told = [picture(3, "in-domain", "a red ball"), picture(4, "out-domain", "two boxes"), picture(5, "", "a cone")]
+    batch = Photos(["a", "b", "c"], [(), (), ()], texts=told)
+    speaker = Parrot({"a": "a red ball", "b": "one ball", "c": "a cone"})
+    scores, said = evaluate(speaker, [batch], Captioning(measures=("BLEU",), by_domain=True))
+    assert scores.numbers["BLEU@1/in-domain"] == pytest.approx(100) and scores.numbers["BLEU@1/out-domain"] < 1
+    assert {name for name in scores.numbers if name.startswith("BLEU@1")} == {
+        "BLEU@1", "BLEU@1/in-domain", "BLEU@1/out-domain",
+    }  # fmt: skip
+    assert [one.truth for one in said] == [("a red ball",), ("two boxes",), ("a cone",)]
 
 
 def test_answers_are_told_by_kind_and_against_who_sees_nothing() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image as PilImage
 from typer.testing import CliRunner
@@ -18,9 +20,10 @@ from jobs.cli import app
 from manifests.build import build
 from manifests.sources import Scenes
 from pipeline.errors import ExpertLabelsError
+from pipeline.storage import open_storage
 from pipeline.store import LabelStore
 from tests.small_store import label
-from trainer.trained import EXPERTS
+from trainer.trained import EXPERTS, open_trained
 
 runner = CliRunner()
 SIZE = 48
@@ -218,3 +221,20 @@ def test_the_same_vectors_may_lie_elsewhere(store: str, run: Path, tmp_path: Pat
     recipe = write_recipe(tmp_path / "recipe.yaml", store, tmp_path / "embeddings")
     found = runner.invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run")])
     assert found.exit_code == 0 and "`method.embeddings` is" in found.stderr and "going on from step 3" in found.stderr
+
+
+def test_a_run_is_opened_from_a_url_as_from_a_folder(run: Path) -> None:
+    url = f"memory://{uuid.uuid4().hex}/run"
+    there = open_storage(url)
+    for path in run.rglob("*"):
+        name = path.relative_to(run).as_posix()
+        if path.is_file() and name.startswith(("experts", "tokenizer", "checkpoints")):
+            there.replace(name, path.read_bytes())
+    here = open_trained(str(run)).method.state_dict()
+    for place in (url, f"{url}/checkpoints/step-00000003", str(run / "checkpoints" / "step-00000003")):
+        found = open_trained(place)
+        assert found.cards.keys() == EXPERTS_OF.keys() and len(found.tokenizer) > 50
+        assert all(torch.equal(tensor, here[name]) for name, tensor in found.method.state_dict().items())
+    there.delete("tokenizer.json")
+    with pytest.raises(ExpertLabelsError, match=r"no memory://.*tokenizer.json"):
+        open_trained(url)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from expert_zoo.card import ExpertCard
+from expert_zoo.networks.tokenizer_file import TOKENIZER
 from pipeline.errors import in_one_line
+from pipeline.storage import open_storage
 from trainer.checkpoint import About, Checkpoint
 from trainer.data.finish import AS_RELEASED, Scaling
 from trainer.embeddings.folder import Embeddings
@@ -56,20 +59,22 @@ def write_experts(cards: Mapping[str, ExpertCard], folder: Path) -> None:
 
 def cards_of(url: str) -> dict[str, ExpertCard]:
     """The experts of the run or checkpoint at ``url``, by modality. Raises CheckpointError where they are not told."""
-    path = _run_of(url) / EXPERTS
+    run = _run_of(url)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(open_storage(run).read(EXPERTS))
         return {name: ExpertCard.read(json.dumps(card).encode()) for name, card in found.items()}
-    except FileNotFoundError:
-        raise CheckpointError(f"no {path}; expected the folder of a run, or of one of its checkpoints") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(
+            f"no {run}/{EXPERTS}; expected the folder of a run, or of one of its checkpoints"
+        ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} does not tell the experts: {in_one_line(error)}") from error
+        raise CheckpointError(f"{run}/{EXPERTS} does not tell the experts: {in_one_line(error)}") from error
 
 
 def open_trained(
     url: str, *, words: Sequence[str] = (), silent: Collection[str] = (), weights: str | None = None
 ) -> Trained:
-    """The model of the run or checkpoint at ``url``, a local folder. Raises CheckpointError.
+    """The model of the run or checkpoint at ``url``, a folder or any URL that fsspec knows. Raises CheckpointError.
 
     words: that were read on the photos to come; those without a vector get one. silent: modalities without a label on any of
     them. weights: folder of weights, for vectors by CLIP.
@@ -86,7 +91,7 @@ def open_trained(
         ) from error
     choice = recipe.method
     try:
-        tokenizer = Tokens(folder_of(choice.tokenizer) if choice.tokenizer else _run_of(url))
+        tokenizer = Tokens(folder_of(choice.tokenizer)) if choice.tokenizer else _own_tokenizer(_run_of(url))
         config = config_of(choice, tokenizer)
         tables = tables_of(choice, cards)
         here, store = origin_of(tables), checkpoint.about.store
@@ -112,10 +117,25 @@ def open_trained(
     )
 
 
-def _run_of(url: str) -> Path:
+def _run_of(url: str) -> str:
     """The folder of the run that has the checkpoint, or is it."""
-    path = Path(url)
-    return path if (path / EXPERTS).exists() or path.parent.name != "checkpoints" else path.parent.parent
+    url = url.rstrip("/")
+    above, _, name = url.rpartition("/")
+    run, _, checkpoints = above.rpartition("/")
+    of_one = checkpoints == "checkpoints" or above == "checkpoints"
+    return (run or ".") if of_one and name and not open_storage(url).exists(EXPERTS) else url
+
+
+def _own_tokenizer(run: str) -> Tokens:
+    """Of the training's words. The library reads it from a local file."""
+    storage = open_storage(run)
+    try:
+        data = storage.read(TOKENIZER)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"no {run}/{TOKENIZER}; expected all files of the run") from None
+    with tempfile.TemporaryDirectory(prefix="expert-labels-") as folder:
+        (Path(folder) / TOKENIZER).write_bytes(data)
+        return Tokens(Path(folder))
 
 
 def _with_words(
