@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -27,11 +27,12 @@ from expert_zoo.labels import DenseMap
 from jobs.cli import app
 from jobs.job import Job, PackChoice, RayChoice, load_job
 from jobs.planning import open_or_plan
+from jobs.sources_file import SourcesFile
 from manifests.build import build
 from manifests.cleaning import CaptionRules
 from manifests.duplicates import Duplicates
 from manifests.scenes import render_uri
-from manifests.sources import Coco, Folder, Scenes
+from manifests.sources import AnySource, Scenes
 from pipeline.audit import agreement
 from pipeline.errors import JobError
 from pipeline.limits import Limits, Web
@@ -196,18 +197,51 @@ def test_the_job_file_table_names_exactly_the_fields_of_a_job_with_their_default
     assert told == fields_of_a_job()
 
 
-def test_the_tables_of_sources_and_packs_name_exactly_their_fields() -> None:
-    told: dict[tuple[str, str], Any] = {}
-    source = ""
-    for first, key, default, _ in table(section(ROOT / "docs/job-file.md", "Sources"), "source"):
-        source = first.strip("`") or source
-        told[source, key.strip("`")] = stated(default)
-    shared = {"source", "name", "split"}
-    models: dict[str, type[BaseModel]] = {"folder": Folder, "coco": Coco, "scenes": Scenes}
-    fields = {(n, f): actual(m, f) for n, m in models.items() for f in m.model_fields if f not in shared}
+SOURCES = {model.model_fields["source"].default: model for model in get_args(get_args(AnySource)[0])}
+#: Sections of docs/sources.md and the sources that their tables are about.
+SECTIONS = {
+    "Folder": ["folder"],
+    "COCO": ["coco"],
+    "Visual Genome": ["visual_genome"],
+    "NoCaps": ["nocaps"],
+    "Conceptual Captions (CC3M and CC12M)": ["cc3m", "cc12m"],
+    "SBU": ["sbu"],
+    "Lists of BLIP and Prismer": ["caption_list"],
+    "Any table": ["table"],
+    "img2dataset": ["img2dataset"],
+    "Parquet with pictures": ["hf_parquet"],
+    "Scenes": ["scenes"],
+}
+
+
+def test_every_source_has_a_section() -> None:
+    assert {name for names in SECTIONS.values() for name in names} == set(SOURCES)
+    for document in ("docs/sources.md", "docs/job-file.md"):
+        assert set(SOURCES) <= set(re.findall(r"`(\w+)`", (ROOT / document).read_text("utf-8"))), document
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_the_section_of_a_source_names_exactly_its_fields_and_its_example_is_valid(heading: str) -> None:
+    text = section(ROOT / "docs/sources.md", heading)
+    told = {key.strip("`"): stated(default) for key, default, _ in table(text, "key")}
     # False and None are both "no" to a reader.
-    assert {key: value or None for key, value in told.items()} == {key: value or None for key, value in fields.items()}
-    assert all(shared <= set(model.model_fields) for model in models.values())
+    told = {key: value or None for key, value in told.items()}
+    for name in SECTIONS[heading]:
+        model = SOURCES[name]
+        fields = {
+            f: actual(model, f) or None for f in model.model_fields if f not in {"source", "name", "split", "license"}
+        }
+        assert told == {f: list(value) if isinstance(value, tuple) else value for f, value in fields.items()}, name
+        assert {"name", "split"} <= set(model.model_fields)
+        assert ("license" in model.model_fields) == (name not in ("coco", "nocaps", "scenes"))
+    found = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert found
+    for block in found:
+        read = SourcesFile.model_validate(yaml.safe_load(block))
+        assert {source.source for source in read.images} <= set(SECTIONS[heading])
+
+
+def test_the_table_of_packs_names_exactly_their_fields() -> None:
     packs = table(section(ROOT / "docs/job-file.md", "Packs"), "key")
     assert {key.strip("`"): stated(default) for key, default, _ in packs} == {
         field: actual(PackChoice, field) for field in PackChoice.model_fields

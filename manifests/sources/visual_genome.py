@@ -37,7 +37,7 @@ class VisualGenome(BaseModel):
                  from one that was taken counts once
     most_phrases of a picture, but for "all". 8 is about what the usual lists of captions for pre-training keep (769
                  thousand phrases of 100 thousand pictures)
-    splits       densecap_splits.json: what records say for ``split``; a picture in none of its lists says nothing
+    splits       densecap_splits.json: what records say for ``split``; pictures in none of its lists say ``split``
     flat         all pictures lie in one folder, as BLIP's lists have it, and not in the two
     check_files  look for every image file now; files without an entry are then counted, too
 
@@ -57,6 +57,7 @@ class VisualGenome(BaseModel):
     flat: bool = False
     check_files: bool = False
     name: str = Field(default="visual_genome", min_length=1)
+    split: str = ""
     license: str = ""
 
     def batches(self) -> Iterator[pa.RecordBatch | Rejection]:
@@ -149,7 +150,7 @@ class VisualGenome(BaseModel):
             width=picture.width,
             height=picture.height,
             captions=captions,
-            split=splits.get(picture.number, ""),
+            split=splits.get(picture.number, self.split),
             license=self.license,
             keys=picture.keys,
         )
