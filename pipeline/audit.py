@@ -111,6 +111,8 @@ def _column_folders(store: LabelStore) -> list[str]:
 
 
 def _card(store: LabelStore, column: str, report: AuditReport) -> ExpertCard | None:
+    if not store.storage.exists(f"{store.folder(column)}/{CARD}") and not store.committed(column, beyond=True):
+        return None  # a job is adding the column at this moment, or died when it was: it has no cell yet, and is no column
     try:
         card = store.card(column)
     except (StoreError, ValueError, OSError) as error:

@@ -325,6 +325,23 @@ def test_audits_beside_labelling_and_retrying(tmp_path: Path) -> None:
     assert not wrong
 
 
+def test_a_column_that_is_being_added_is_no_finding(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is there before its card is."""
+    seen = []
+    link = LocalStorage._link
+
+    def looked_at(self: LocalStorage, temporary: Path, target: Path) -> bool:
+        if target.name == "expert.json":
+            seen.append(audit(store))
+        return link(self, temporary, target)
+
+    monkeypatch.setattr(LocalStorage, "_link", looked_at)
+    store.add_column(Grey(name="newcomer").card)
+    (report,) = seen
+    assert not report.findings and not report.garbage
+    assert not audit(store).findings
+
+
 # ---- a repair that is killed
 
 
