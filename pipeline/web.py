@@ -83,16 +83,16 @@ def _slots(connections: int) -> threading.BoundedSemaphore:
 
 def _follow(uri: str, limits: Limits) -> bytes:
     deadline = time.monotonic() + limits.web.timeout
-    address = uri
+    address, target = uri, uri
     for _ in range(limits.web.redirects + 1):
         try:
-            address = web_uri(address)
+            address = web_uri(urljoin(address, target))
         except ValueError as error:
             raise PhotoError(f"forbidden address: {in_one_line(error)}") from error
         found = _get(address, limits, deadline)
         if isinstance(found, bytes):
             return found
-        address = urljoin(address, found)
+        target = found
     raise PhotoError(f"too many redirects: more than {limits.web.redirects}, the last to {address[:200]}")
 
 
@@ -150,11 +150,17 @@ class _Checked(HTTPConnection):
         # The one place where urllib3 looks up a host: what is checked here is what is connected to, whatever the name
         # server says the next time.
         self.opened = _connected(self.host, self.port, private=self.private, deadline=self.deadline)
+        self._check_time()
         return self.opened
 
     def connect(self) -> None:
         super().connect()
         self.opened = self.sock  # with TLS it is another object now; and `sock` is forgotten when the answer begins
+        self._check_time()
+
+    def _check_time(self) -> None:
+        if self.is_cut:  # perhaps before there was anything to cut
+            raise TimeoutError
 
     def cut(self) -> None:
         """Ends every wait on the connection."""

@@ -346,6 +346,32 @@ def test_several_runs_below_one_folder_keep_their_keys_apart(tmp_path: Path) -> 
     assert len({r.image_id for r in records}) == 8 and rejections == []
 
 
+def test_links_in_circles_and_folders_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path / "part", 0, downloaded(2), form="files")
+    (tmp_path / "part" / "again").symlink_to(tmp_path)
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "part" / "00000.parquet").unlink()
+    refused = {str(tmp_path / "secret"), str(tmp_path / "part" / "00000" / "000000000.json")}
+    scandir, opening = os.scandir, open
+
+    def guarded(real: Any) -> Any:
+        def call(path: Any, *args: Any, **more: Any) -> Any:
+            if str(path) in refused:
+                raise PermissionError(13, "Permission denied")
+            return real(path, *args, **more)
+
+        return call
+
+    monkeypatch.setattr(os, "scandir", guarded(scandir))
+    monkeypatch.setattr("builtins.open", guarded(opening))
+    records, rejections = split(Img2dataset(path=str(tmp_path)))
+    assert len(records) == 2 and records[0].captions == ("photo number 0",)
+    assert {(r.what, r.reason) for r in rejections} == {
+        ("part/again", "link back to a folder around it"), ("secret", "unreadable folder (Permission denied)"),
+        ("part/00000: 000000000.json", "unreadable text beside a picture (Permission denied)"),
+    }  # fmt: skip
+
+
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     write_shard(tmp_path, 0, downloaded(3), form="webdataset")
     (tmp_path / "00000.tar").unlink()

@@ -119,6 +119,20 @@ def test_a_slow_server_is_left_in_time(server: WebServer, way: str) -> None:
     assert time.monotonic() - start < 2 and server.count("/a.png") == 1
 
 
+def test_a_slow_name_server_counts(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers["/a.png"] = ["drip"]
+    real = socket.getaddrinfo
+
+    def slow(*args: Any, **more: Any) -> Any:
+        time.sleep(0.4)
+        return real(*args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    start = time.monotonic()
+    assert reason(server.url("/a.png"), limits(timeout=0.3)).startswith("timed out: ")
+    assert time.monotonic() - start < 1.5
+
+
 def test_redirects_share_the_time(server: WebServer) -> None:
     server.pause = 0.25
     server.answers["/loop"] = [(302, {"Location": "/loop"})]
@@ -184,6 +198,7 @@ def test_redirects_are_followed_and_counted(server: WebServer) -> None:
         "gopher://127.0.0.1/",
         "http://me:secret@127.0.0.1/",
         "data:,x",
+        "http://[::1/a.png",
     ],
 )
 def test_a_redirect_leads_to_no_other_kind_of_address(server: WebServer, location: str) -> None:

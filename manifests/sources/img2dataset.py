@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Literal, TypeVar
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from manifests.location import cell_uri
 from manifests.record import ID_PATTERN, ImageRecord, Rejection, batched, path_id
 from manifests.sources.caption_text import EMPTY, caption_of
-from manifests.sources.shard_rows import Row, ShardTable, caption_beside, failures_of_stats, row_beside
+from manifests.sources.shard_rows import Row, ShardTable, Sidecar, caption_beside, failures_of_stats, row_beside
 from manifests.sources.shards import LeftOut, Pictures, Shard, pictures_of_folder, pictures_of_tar, shards
 from manifests.sources.tree import Tree, open_tree
 from manifests.sources.url_keys import keys_of_url
@@ -130,13 +131,26 @@ class _OneShard:
             finally:
                 table.close()
         elif shard.stats and pictures is not None:
-            for message, reason, count in failures_of_stats(self._tree.read(shard.stats, 1 << 20)):
-                self._tally.add(message[:100], reason, count)
+            with suppress(OSError):
+                for message, reason, count in failures_of_stats(self._tree.read(shard.stats, 1 << 20)):
+                    self._tally.add(message[:100], reason, count)
         if pictures is not None:
+            sidecar = self._texts_of(pictures)
             for key, uri in pictures.uris.items():
                 if key not in known:
-                    row = row_beside(key, pictures.sidecar, captions=self._source.captions)
-                    yield self._record(row, uri)
+                    yield self._record(row_beside(key, sidecar, captions=self._source.captions), uri)
+
+    def _texts_of(self, pictures: Pictures) -> Sidecar:
+        def sidecar(key: str, ending: str) -> bytes | None:
+            try:
+                return pictures.sidecar(key, ending)
+            except OSError as error:
+                self._tally.add(
+                    f"{key}.{ending}", f"unreadable text beside a picture ({error.strerror or type(error).__name__})"
+                )
+                return None
+
+        return sidecar
 
     def _table(self) -> ShardTable | None:
         if not self._shard.parquet:
@@ -157,6 +171,7 @@ class _OneShard:
 
     def _of_table(self, table: ShardTable, pictures: Pictures | None, known: set[str]) -> Iterator[ImageRecord]:
         uri_of_table = self._tree.uri(self._shard.parquet)
+        sidecar = self._texts_of(pictures) if pictures is not None else None
         if pictures is None and table.picture is None:
             self._tally.add("", NO_PICTURES, table.count)
             return
@@ -169,8 +184,8 @@ class _OneShard:
                 uri: str | None = cell_uri(uri_of_table, row.number, str(table.picture))
             else:
                 uri = pictures.uris.get(row.key)
-                if not table.has_captions:
-                    row = row._replace(captions=caption_beside(row.key, pictures.sidecar))
+                if not table.has_captions and sidecar is not None:
+                    row = row._replace(captions=caption_beside(row.key, sidecar))
             if uri is None:
                 self._tally.add(row.key, ABSENT)
             else:

@@ -44,13 +44,21 @@ class LeftOut:
 
 
 def shards(tree: Tree) -> Iterator[Shard | LeftOut]:
-    """All shards below the root in the order of their names, folder by folder. Raises OSError."""
-    yield from _shards(tree, "")
+    """All shards below the root in the order of their names, folder by folder."""
+    yield from _shards(tree, "", ())
 
 
-def _shards(tree: Tree, folder: str) -> Iterator[Shard | LeftOut]:
+def _shards(tree: Tree, folder: str, around: tuple[object, ...]) -> Iterator[Shard | LeftOut]:
+    try:
+        identity = tree.identity(folder)
+        names = {name: kind for name, kind in tree.entries(folder) if not name.startswith((".", "_"))}
+    except OSError as error:
+        yield LeftOut(folder, f"unreadable folder ({error.strerror or type(error).__name__})")
+        return
+    if identity is not None and identity in around:
+        yield LeftOut(folder, "link back to a folder around it")
+        return
     prefix = f"{folder}/" if folder else ""
-    names = {name: kind for name, kind in tree.entries(folder) if not name.startswith((".", "_"))}
     files = {name for name, kind in names.items() if kind == "file"}
     for name in sorted(names):
         path = prefix + name
@@ -66,7 +74,7 @@ def _shards(tree: Tree, folder: str) -> Iterator[Shard | LeftOut]:
             if parquet or stats or re.fullmatch(r"\d+", name):
                 yield Shard(stem=path, folder=path, parquet=parquet, stats=stats)
             else:
-                yield from _shards(tree, path)
+                yield from _shards(tree, path, (*around, identity))
         elif ending == "tar":
             yield Shard(stem=stem, tar=path, parquet=parquet, stats=stats)
         elif ending == "parquet" and f"{bare}.tar" not in files and names.get(bare) != "folder":
