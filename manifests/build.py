@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from glob import escape
 from hashlib import blake2s
 from pathlib import Path
 
@@ -232,6 +233,8 @@ def _workspace(out_url: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock", timeout=0)
         lock.acquire()
+        for half in out.parent.glob(f"{escape(out.name)}.????????.tmp") if out else ():
+            half.unlink()  # of a build that was killed while it wrote
     except Timeout:
         raise ValueError(f"{out_url} is being built by another process; wait for it, or name another file") from None
     except OSError as error:
