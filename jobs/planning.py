@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from expert_zoo.expert import Expert
 from jobs.building import build_manifest
 from jobs.job import Job, PackChoice
+from jobs.sources_file import ImageChoices
 from manifests.build import RejectionCount
 from manifests.manifest import Manifest
-from manifests.sources import AnySource
 from pipeline.choices import Pack, Unit
 from pipeline.difference import difference
 from pipeline.errors import JobError, StoreError
@@ -25,6 +25,8 @@ from pipeline.plan import Shard
 from pipeline.store import LabelStore
 
 Work = list[tuple[Pack, list[Unit]]]
+#: Keys of a job beside `images` that decide which images there are and with which captions.
+RULES = ("captions", "guard", "duplicates")
 _NOTHING: tuple[RejectionCount, ...] = ()
 
 
@@ -55,15 +57,24 @@ def open_or_plan(job: Job, *, aside: str | None = None, say: Callable[[str], Non
 
 
 def sources_of(job: Job) -> list[dict[str, Any]]:
-    return [dict(source.model_dump(mode="json")) for source in job.images]
+    """The job's images as a store remembers them: its sources and, last, the rules by which they become a manifest."""
+    return _described(job)
 
 
-def _completed(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sources as an older version stored them, with the defaults of keys that came since."""
+def _described(choices: ImageChoices) -> list[dict[str, Any]]:
+    sources = [dict(source.model_dump(mode="json")) for source in choices.images]
+    rules = choices.model_dump(mode="json", include=set(RULES), exclude_defaults=True)
+    return [*sources, {"rules": rules}] if rules else sources
+
+
+def _completed(described: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What an older version stored, with the defaults of keys that came since."""
+    sources = [entry for entry in described if "rules" not in entry]
+    rules = next((entry["rules"] for entry in described if "rules" in entry), {})
     try:
-        return [dict(s.model_dump(mode="json")) for s in TypeAdapter(list[AnySource]).validate_python(sources)]
-    except ValidationError:
-        return sources
+        return _described(ImageChoices.model_validate({"images": sources, **rules}))
+    except (ValidationError, TypeError):
+        return described
 
 
 def _plan(job: Job, url: str) -> Planned:

@@ -99,6 +99,18 @@ def test_the_same_images_written_otherwise(tmp_path: Path, job: Path) -> None:
     assert not said and store.plan.fingerprint == plan and store.plan.images == 6
 
 
+def test_rules_count_as_the_images_do(tmp_path: Path, job: Path) -> None:
+    store, _ = prepared(job)
+    (tmp_path / "photos" / "photo0001.txt").write_text("word\n")
+    assert "1 with other captions" in invoked("grow", str(job))
+    change(job, captions={"min_words": 3})
+    with pytest.raises(StoreError, match="the job asks for others: 1 with other captions"):
+        prepared(job)
+    invoked("grow", str(job))
+    store, said = prepared(job)
+    assert not said and all(not r.captions for shard in store.plan.shards() for r in store.records(shard))
+
+
 def test_photos_that_moved(tmp_path: Path, job: Path) -> None:
     store, _ = prepared(job)
     label_all(store, [Grey()])
