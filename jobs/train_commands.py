@@ -74,6 +74,10 @@ def train(
     ray_workers: Annotated[
         int | None, typer.Option("--ray-workers", min=1, help="Train with so many processes that Ray places.")
     ] = None,
+    only_begin: Annotated[
+        bool,
+        typer.Option("--only-begin", help="Keep what it would begin with, released weights for instance, and end."),
+    ] = False,
 ) -> None:
     """Train what a recipe says. Run it again after any crash: it goes on from the last checkpoint, as if nothing had happened.
 
@@ -86,12 +90,14 @@ def train(
 
     chosen = load_recipe(recipe, dict(change_of(text) for text in changes or []))
     folder = Path(out or Path("out", "runs", Path(recipe).stem))
+    if ray_workers and only_begin:
+        raise JobError("--only-begin trains nothing, so there is nothing for --ray-workers to do; give one of them")
     if ray_workers:
         import torch
 
         train_on_ray(chosen, folder, workers=ray_workers, gpus=torch.cuda.is_available())
         return
-    outcome = run(chosen, folder)
+    outcome = run(chosen, folder, only_begin=only_begin)
     if outcome.signal is not None:
         say(f"stopped after step {outcome.steps}: a checkpoint is kept; run the same command again to go on")
         raise typer.Exit(128 + outcome.signal)

@@ -223,6 +223,21 @@ def test_the_same_vectors_may_lie_elsewhere(store: str, run: Path, tmp_path: Pat
     assert found.exit_code == 0 and "`method.embeddings` is" in found.stderr and "going on from step 3" in found.stderr
 
 
+def test_weights_to_begin_with_are_evaluated_without_a_step(store: str, run: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", store, run.parent / "embeddings")
+    begins = ["--set", f"start_from={run}", "--out", str(tmp_path / "run"), "--only-begin"]
+    assert runner.invoke(app, ["train", str(recipe), *begins]).exit_code == 0
+    ours, theirs = (open_trained(str(place)) for place in (tmp_path / "run", run))
+    assert ours.about.step == 0 and not (tmp_path / "run/log.jsonl").exists()
+    state = theirs.method.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.method.state_dict().items())
+    found = runner.invoke(app, ["evaluate", str(tmp_path / "run"), "--task", "answers", "--limit", "2"])
+    assert found.exit_code == 0 and "step-00000000: 2 photos" in found.stdout
+    assert "begun already; name another folder" in problem("train", str(recipe), *begins)
+    again = runner.invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run"), "--set", f"start_from={run}"])
+    assert again.exit_code == 0 and "going on from step 0" in again.stderr
+
+
 def test_a_run_is_opened_from_a_url_as_from_a_folder(run: Path) -> None:
     url = f"memory://{uuid.uuid4().hex}/run"
     there = open_storage(url)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 LOCK = "lock"
 
 
-def train(recipe: Recipe, folder: Path) -> Outcome:
+def train(recipe: Recipe, folder: Path, *, only_begin: bool = False) -> Outcome:
     """Trains as one of the ranks that there are, and keeps everything in ``folder``; goes on where a run there was interrupted.
 
-    Raises ExpertLabelsError on every rank where the first one finds something wrong.
+    only_begin: keeps what it would begin with, released weights for instance, as a checkpoint of step 0 and ends. Raises ExpertLabelsError on every rank where the first one finds something wrong.
     """
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -44,7 +44,7 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
     from trainer.data.loader import Loader
     from trainer.evaluation.during import during_training
     from trainer.fingerprint import StoreFingerprint
-    from trainer.loop import Loop
+    from trainer.loop import Loop, Outcome
     from trainer.networks import check_at_hand
     from trainer.outline import outline
     from trainer.prismer.method import prepared
@@ -102,6 +102,9 @@ def train(recipe: Recipe, folder: Path) -> Outcome:
                 (folder / "recipe.yaml").write_text(told, encoding="utf-8")
                 write_experts(dataset.cards, folder)
             try:
+                if only_begin:
+                    loop.only_begin()
+                    return Outcome(steps=0, finished=True, signal=None)
                 return loop.run()
             finally:
                 loader.close()

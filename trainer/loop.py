@@ -22,7 +22,7 @@ from pipeline.errors import ExpertLabelsError
 from trainer import generators, snapshot
 from trainer.beginning import prepare
 from trainer.checkpoint import About, Checkpoint, Checkpoints
-from trainer.errors import NotFinite, RecipeError
+from trainer.errors import CheckpointError, NotFinite, RecipeError
 from trainer.fingerprint import StoreFingerprint
 from trainer.ledger import LAG, Ledger
 from trainer.logs import Clock, Logs, Window
@@ -142,6 +142,12 @@ class Loop:
             finished = self.done == self.steps
             # Of ranks that stop together, the signal may have come to another one.
             return Outcome(steps=self.done, finished=finished, signal=None if finished else signals.caught or SIGTERM)
+
+    def only_begin(self) -> str:
+        """Keeps what the run would begin with as its checkpoint of step 0, and where that is. Raises CheckpointError where it has one."""
+        if self.ranks.by_first(self.checkpoints.steps):
+            raise CheckpointError(f"{self.folder} is begun already; name another folder")
+        return self._save({})
 
     def _resume(self) -> list[str]:
         """Goes on where the run's latest checkpoint was written. Returns lines to say."""
@@ -295,7 +301,13 @@ class Loop:
             or self.recipe.checkpoints.best
         ):
             return
-        snapshot.save(
+        self._save(metrics)
+        self._saved = self.done
+        if wrong is not None:
+            raise wrong
+
+    def _save(self, metrics: dict[str, float]) -> str:
+        return snapshot.save(
             self.checkpoints,
             method=self.method,
             optimizer=self.optimizer,
@@ -307,9 +319,6 @@ class Loop:
             progress={**asdict(self._progress), "scaler": self.updates.state()},
             frozen=None if self.recipe.checkpoints.frozen else self._frozen,
         )
-        self._saved = self.done
-        if wrong is not None:
-            raise wrong
 
     def _evaluated(self, evaluate: Evaluate) -> tuple[dict[str, float], ExpertLabelsError | None]:
         """Numbers, or what went wrong, on every rank."""

@@ -9,7 +9,7 @@ Shapes: B photos looked at, R replies asked for, L tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,8 +54,9 @@ AS_RELEASED = Manner(answer_tokens=(2, 10), smoothing=0.1)
 
 def manner_of(choice: PrismerChoice) -> Manner:
     """How a model replies that was trained so: within the lengths that it knows. With RoBERTa's words, captions have the paper's
-    8 to 20."""
-    return Manner(
+    8 to 20; one that sees labels as the released checkpoints do replies as they were evaluated."""
+    return replace(
+        AS_RELEASED if choice.as_released else Manner(),
         prefix=choice.prefix,
         caption_tokens=(8, 20) if choice.tokenizer else (0, choice.tokens),
         question_words=choice.words,
