@@ -14,7 +14,7 @@ from PIL import Image
 
 from jobs.labelled_photos import choices_for, labelled, records_of
 from manifests.location import replacing
-from pipeline.lettering import INK, font, wrapped
+from pipeline.lettering import wrapped, write
 from pipeline.paint import Image_HW3, paint, paint_photo
 from pipeline.photos import Limits, read_photo
 from pipeline.reader import LabelReader, Sample
@@ -109,12 +109,9 @@ def _row(sample: Sample, text: str, names: Mapping[str, str], reader: LabelReade
 
 
 def _lettered(image: Image.Image, lines: Sequence[str]) -> Image_HW3:
-    from PIL import ImageDraw
-
-    draw = ImageDraw.Draw(image)
     for number, line in enumerate(lines):
         top = PHOTO_HEIGHT + 1.5 * _GAP + number * 1.3 * _LETTERS
-        draw.text((_GAP, top), line, fill=INK, font=font(_LETTERS))
+        write(image, (_GAP, top), line, _LETTERS)
     return np.asarray(image)
 
 

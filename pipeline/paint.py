@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from expert_zoo.labels import ClassMap, DenseMap, Instances, Label, Picture, Scores, Text, Words
 from expert_zoo.spec import LabelSpec
 from pipeline.decode import Limits, PhotoError, decode
-from pipeline.lettering import INK, RGB, font, printable, tag, text_tile, wrapped
+from pipeline.lettering import RGB, cut, length, tag, text_tile, write
 from pipeline.resample import resize_map
 
 Image_HW3 = NDArray[np.uint8]
@@ -32,6 +32,9 @@ CLASS_OPACITY = 0.55
 SHOWN_SCORE = 0.3
 #: Boxes and words below this many are drawn; more only make a picture unreadable.
 MAX_SHAPES = 300
+
+#: Scores stand below each other, side by side only where there are more.
+SCORE_LINES = 8
 
 MARGIN_GREY: RGB = (128, 128, 128)
 TILE_PAPER: dict[str, RGB] = {"failed": (250, 214, 209), "empty": (228, 232, 238), "no label": (238, 238, 232)}
@@ -69,7 +72,9 @@ def paint(
         case Text(text, log_prob):
             return text_tile(f'"{text}"', f"log p = {log_prob:.2f}", height, width)
         case Scores(values_N):
-            lines = "   ".join(f"{number}: {value:.3f}" for number, value in enumerate(values_N.tolist(), start=1))
+            told = [f"{number}: {value:.3f}" for number, value in enumerate(values_N.tolist(), start=1)]
+            across = -(-len(told) // SCORE_LINES)
+            lines = "\n".join(" | ".join(told[n : n + across]) for n in range(0, len(told), across))
             return text_tile(lines, "one score a caption", height, width)
         case Picture():
             try:
@@ -131,25 +136,24 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[str, Image_HW3]]]], *
     heights = [max(picture.shape[0] for _, picture in pictures) for _, pictures in rows]
     lefts = np.cumsum([gap, *(width + gap for width in widths)]).tolist()
     image = Image.new("RGB", (lefts[-1], strip + sum(height + strip + gap for height in heights)), (255, 255, 255))
-    draw = ImageDraw.Draw(image)
     for title, left, width in zip(titles, lefts, widths, strict=False):
-        draw.text((left, gap), (wrapped(title, size, width) or [""])[0], fill=INK, font=font(size))
+        write(image, (left, gap), cut(title, size, width), size)
     top = strip
     for (caption, pictures), height in zip(rows, heights, strict=True):
         for (_, picture), left in zip(pictures, lefts, strict=False):
             image.paste(Image.fromarray(picture), (left, top))
-        lines = wrapped(caption, size, lefts[-1] - 2 * gap)
-        text = lines[0][:-3] + "..." if len(lines) > 1 else "".join(lines)
-        draw.text((gap, top + height + gap // 2), text, fill=(90, 90, 90), font=font(size))
+        write(image, (gap, top + height + gap // 2), cut(caption, size, lefts[-1] - 2 * gap), size, (90, 90, 90))
         top += height + strip + gap
     return np.asarray(image)
 
 
 def _paint_map(spec: LabelSpec, values: NDArray, height: int, width: int) -> Image_HW3:
     if spec.quantity == "edge":
-        # A line thinner than a shrunken pixel fades with the shrinking; give most of that back.
-        gain = min(2.0, max(1.0, values.shape[0] / height))
-        return _grey(1.0 - np.clip(gain * _scaled(values, height, width), 0, 1))
+        # A line thinner than a shrunken pixel fades with the shrinking; give most of that back. Of what stands out, only: a
+        # network that finds some edge everywhere would be black otherwise.
+        shown = _scaled(values, height, width)
+        usual, gain = float(np.median(shown)), min(2.0, max(1.0, values.shape[0] / height))
+        return _grey(1.0 - np.clip(usual + gain * (shown - usual), 0, 1))
     shown = _scaled(values, height, width)
     if spec.quantity == "normal":
         return np.clip((shown + 1.0) * 127.5 + 0.5, 0, 255).astype(np.uint8)
@@ -215,11 +219,10 @@ def _paint_words(value: Words, under_HW3: Image_HW3, size: tuple[int, int]) -> I
         corners = [(float(x), float(y)) for x, y in polygon_42 * scale_xy]
         draw.polygon(corners, outline=(0, 120, 60), fill=(232, 247, 236))
         (left, top), (right, bottom) = np.min(corners, axis=0), np.max(corners, axis=0)
-        shown = printable(text)
         text_size = int(np.clip((bottom - top) * 0.8, 7, 0.12 * image.height + 7))
-        while text_size > 7 and font(text_size).getlength(shown) > 1.05 * (right - left):
+        while text_size > 7 and length(text, text_size) > 1.05 * (right - left):
             text_size -= 1
-        draw.text((left + 1, (top + bottom) / 2), shown, fill=(0, 60, 30), font=font(text_size), anchor="lm")
+        write(image, (left + 1, (top + bottom) / 2), text, text_size, (0, 60, 30), middle=True)
     return np.asarray(image)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from PIL import Image
 import pipeline.paint
 from expert_zoo.labels import ClassMap, DenseMap, Label, Picture, Scores, Text, instances, words
 from expert_zoo.spec import LabelSpec
+from pipeline import lettering
 from pipeline.decode import Limits, decode
+from pipeline.errors import JobError
 from pipeline.lettering import printable, text_tile, wrapped
 from pipeline.paint import class_colour, contact_sheet, paint, paint_photo, picture_pixels
 
@@ -203,10 +206,70 @@ def test_extreme_images_are_letter_boxed(size: tuple[int, int]) -> None:
     assert picture.shape == paint_photo(photo, height=100).shape
 
 
-def test_glyphs_that_the_font_lacks_become_escapes() -> None:
-    assert printable("abc 中é\n\tx") == "abc \\u4e2d\\xe9 x"
+def test_an_unsure_edge_map_is_grey_with_its_lines_not_black() -> None:
+    edges = np.full((400, 800), 0.45)
+    edges[:, 200] = 0.9
+    picture = paint(EDGE, dense(edges), GREY, height=100)
+    assert 120 < picture[50, 150].max() < 160 and picture[50, 50].max() < picture[50, 150].max() - 30
+
+
+def test_words_of_many_scripts_are_written_as_they_are() -> None:
+    texts = (
+        "Ausg\xe4nge",
+        "\u0412\u042b\u0425\u041e\u0414",
+        "\u062e\u0631\u0648\u062c",
+        "\u0e17\u0e32\u0e07\u0e2d\u0e2d\u0e01",
+        "\u0395\u03be",
+    )
+    for text in texts:
+        assert printable(text) == text
+        picture = paint(WORDS, words([[[20, 10], [180, 10], [180, 40], [20, 40]]], [text], [1.0]), GREY, height=100)
+        assert (picture[10:40, 20:180] == (0, 60, 30)).all(axis=2).sum() > 20, f"{text} is not drawn"
+
+
+def test_characters_that_no_typeface_has_become_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lettering, "SYSTEM_FONTS", ())
+    forget_typefaces()
+    assert printable("abc \u4e2d\xe9\n\tx") == "abc \\u4e2d\xe9 x"
     assert printable("\ud800") == "\\ud800"
     assert "\x00" not in printable("a\x00b")
+    forget_typefaces()
+
+
+def test_another_typeface_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pymupdf_fonts import fontbuffers
+
+    (tmp_path / "math.ttf").write_bytes(fontbuffers["math"]())
+    monkeypatch.setenv(lettering.FONT_VARIABLE, str(tmp_path / "math.ttf"))
+    forget_typefaces()
+    assert printable("\U0001d538 b") == "\U0001d538 b" and lettering.length("\U0001d538", 20) > 5
+    (tmp_path / "none.ttf").write_bytes(b"no typeface")
+    monkeypatch.setenv(lettering.FONT_VARIABLE, str(tmp_path / "none.ttf"))
+    forget_typefaces()
+    with pytest.raises(JobError, match="EXPERT_LABELS_FONT is .*none.ttf, which is no typeface"):
+        printable("a")
+    monkeypatch.delenv(lettering.FONT_VARIABLE)
+    forget_typefaces()
+
+
+def forget_typefaces() -> None:
+    for cached in (lettering._faces, lettering._font, lettering._has_glyph, lettering._face_of):
+        cached.cache_clear()
+
+
+def test_scores_stand_below_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pipeline.paint, "text_tile", lambda text, *_: told.append(text) or text_tile(text, *_))
+    for count in (1, 3, 10):
+        paint(SCORE, Label.ok(Scores(np.full(count, 0.25, np.float32))), GREY, height=160)
+    assert told[0] == "1: 0.250" and told[1] == "1: 0.250\n2: 0.250\n3: 0.250"
+    assert told[2].split("\n") == [f"{n}: 0.250 | {n + 1}: 0.250" for n in (1, 3, 5, 7, 9)]
+
+
+def test_a_new_line_in_a_tile_is_a_new_line() -> None:
+    one, two = (text_tile(text, "", 100, 200)[20:] for text in ("a b", "a\nb"))
+    rows = [np.flatnonzero((tile < 128).any(axis=(1, 2))) for tile in (one, two)]
+    assert np.ptp(rows[1]) > np.ptp(rows[0]) + 8
 
 
 def test_wrapping_keeps_every_character_and_the_width() -> None:
