@@ -29,8 +29,8 @@ _Key = tuple[str, object, int, str]
 KEPT_BYTES = 256 << 20
 #: Parquet files that a process keeps open: their tables of contents, mostly.
 KEPT_FILES = 16
-#: Rows that are read at once; the largest piece of memory is as many photos.
-_ROWS = 16
+#: What is read at once: so many rows, and fewer where they are large.
+_ROWS, _PIECE_BYTES = 16, 16 << 20
 _BUFFER_BYTES = 4 << 20
 
 
@@ -142,12 +142,15 @@ class _File:
         self._columns = [self._parquet.schema.column(number).path for number in range(len(self._parquet.schema))]
 
     def pieces(self, group: int, column: str) -> Iterator[pa.Array]:
-        """A column's part of a row group, _ROWS at a time. Raises PhotoError where there is no such column."""
+        """A column's part of a row group, some rows at a time. Raises PhotoError where there is no such column."""
         import pyarrow as pa
 
         if column not in self._columns:
             raise PhotoError(f"missing: no column {column!r}; the file has {', '.join(self._columns)[:200]}")
-        for batch in self._parquet.iter_batches(_ROWS, row_groups=[group], columns=[column], use_threads=False):
+        contents = self._parquet.metadata.row_group(group)
+        size = contents.column(self._columns.index(column)).total_uncompressed_size // max(1, contents.num_rows)
+        rows = max(1, min(_ROWS, _PIECE_BYTES // max(1, size)))
+        for batch in self._parquet.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
             array = batch.column(0)
             while pa.types.is_struct(array.type):
                 array = array.flatten()[0]
@@ -189,3 +192,12 @@ def _bytes_of(cell: pa.Array, limits: Limits) -> bytes:
 
 
 _CELLS = ParquetCells()
+
+
+def _begin_anew() -> None:
+    """A process that was forked has none of the threads that hold a lock."""
+    global _CELLS
+    _CELLS = ParquetCells()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

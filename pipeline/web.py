@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import os
 import random
 import re
 import socket
@@ -79,6 +80,16 @@ _SLOTS_LOCK = threading.Lock()
 def _slots(connections: int) -> threading.BoundedSemaphore:
     with _SLOTS_LOCK:
         return _SLOTS.setdefault(connections, threading.BoundedSemaphore(connections))
+
+
+def _begin_anew() -> None:
+    """A process that was forked has none of the threads that hold a slot or the lock."""
+    global _SLOTS_LOCK
+    _SLOTS_LOCK = threading.Lock()
+    _SLOTS.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _follow(uri: str, limits: Limits) -> bytes:
@@ -195,14 +206,17 @@ def _connection(address: str, web: Web, deadline: float) -> _Checked:
 def _connected(host: str, port: int, *, private: bool, deadline: float) -> socket.socket:
     """Raises PhotoError where no address of the host is allowed, OSError where none answers."""
     last: OSError | PhotoError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for number, (family, kind, protocol, _, address) in enumerate(found):
         if not private and not is_public(str(address[0])):
             last = last or PhotoError(f"forbidden address: {host} is {address[0]}, which is not on the public internet")
             continue
         opened = socket.socket(family, kind, protocol)
         try:
-            opened.settimeout(max(0.01, deadline - time.monotonic()))
+            # An address that does not answer leaves time for the others: IPv6 is often stated and not there.
+            opened.settimeout(max(0.01, deadline - time.monotonic()) / (len(found) - number))
             opened.connect(address)
+            opened.settimeout(max(0.01, deadline - time.monotonic()))
         except OSError as error:
             opened.close()
             last = error

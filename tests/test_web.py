@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 import tracemalloc
@@ -295,6 +299,67 @@ def test_the_https_connection_is_checked_as_well(monkeypatch: pytest.MonkeyPatch
         address = f"https://127.0.0.1:{listening.getsockname()[1]}/a.png"
         assert reason(address, limits(retries=0)).startswith("no connection: SSLError: ")
         thread.join()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_certificates_are_verified(server: WebServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tls.example -keyout key.pem -out cert.pem"
+    names = ["-addext", "subjectAltName=DNS:tls.example"]
+    subprocess.run([*command.split(), *names], cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    answering(monkeypatch, {"tls.example": [["127.0.0.1"]], "other.example": [["127.0.0.1"]]})
+    with web_server(context) as secure:
+        secure.files["/a.png"] = PHOTO
+        secure.answers["/drip"] = ["drip"]
+        address = f"https://tls.example:{secure.port}"
+        assert reason(f"{address}/a.png", limits()).startswith("no connection: SSLCertVerificationError: ")
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        monkeypatch.setattr(web, "_trust", lambda: trusting)
+        assert read_bytes(f"{address}/a.png", limits()) == PHOTO
+        server.answers["/moved"] = [(301, {"Location": f"{address}/a.png"})]
+        assert read_bytes(server.url("/moved"), limits()) == PHOTO
+        assert reason(f"https://other.example:{secure.port}/a.png", limits()).startswith("no connection: SSLCert")
+        assert reason(f"{address}/a.png", Limits()).startswith("forbidden address: ")
+        start = time.monotonic()
+        assert reason(f"{address}/drip", limits(timeout=0.5)).startswith("timed out: ")
+        assert time.monotonic() - start < 2
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_another(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, {"two.example": [["192.0.2.1", "127.0.0.1"]]})
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if address[0] == "192.0.2.1":
+            time.sleep(self.gettimeout() or 60)
+            raise TimeoutError
+        real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    assert read_bytes(f"http://two.example:{server.port}/a.png", limits(timeout=1)) == PHOTO
+
+
+def test_a_forked_process_reads_too(server: WebServer) -> None:
+    """As workers of a loader may be: the parent's slots are taken by threads that the child does not have."""
+    limit = limits(connections=1)
+    server.answers["/slow"] = ["silent"]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(reason, server.url("/slow"), limits(connections=1, timeout=3))
+        while not server.count("/slow"):
+            time.sleep(0.01)
+        child = os.fork()
+        if not child:
+            try:
+                os._exit(0 if read_bytes(server.url("/a.png"), limit) == PHOTO else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert not waiting.done()
+        server.closing.set()
+        waiting.result()
 
 
 def test_no_host_and_no_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 import time
 import zlib
@@ -123,11 +124,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def web_server() -> Iterator[WebServer]:
+def web_server(tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
     server = WebServer()
     handler = type("Handler", (_Handler,), {"served": server})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         running.daemon_threads = True
+        if tls is not None:
+            running.socket = tls.wrap_socket(running.socket, server_side=True)
         server.port = running.server_address[1]
         thread = threading.Thread(target=running.serve_forever, args=(0.05,))
         thread.start()
