@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from expert_zoo.labels import Words
 from jobs.labelled_photos import choices_for, labelled, records_of
 from manifests.location import replacing
 from pipeline.lettering import wrapped, write
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 #: Of a photo in the picture, and of a label beside it; pixels.
 PHOTO_HEIGHT, LABEL_HEIGHT = 256, 126
 _GAP, _LETTERS = 6, 17
+_MARKS = ".,!?;:\"'"
+_SAYING = {"says", "say", "saying", "reads", "read", "reading", "spells", "word", "words"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,9 @@ def caption(
             if all(sample.labels[name].status == "failed" for sample in samples)
         ]
         asked = asking(checkpoint, store, say=say, device=device, weights=weights, silent=silent)
-        said = {reply.image_id: reply.text for reply in replies_of(asked.speaker, asked.photos, Captioning())}
+        replies = replies_of(asked.speaker, asked.photos, Captioning())
+        read = {sample.record.image_id: _words(sample) for sample in samples}
+        said = {reply.image_id: as_read(reply.text, read[reply.image_id]) for reply in replies}
         rows = [_row(sample, said[sample.record.image_id], names, reader) for sample in samples]
         reader.close()
     _write(rows, out)
@@ -85,6 +90,27 @@ def caption(
         )
         for sample in samples
     ]
+
+
+def as_read(caption: str, words: Iterable[str]) -> str:
+    """``caption`` with words that stand on something written as they stand there: a model of Prismer's knows no capitals.
+
+    Only what follows "says", "reads" and the like, and was read on the photo: a stop sign stays one.
+    """
+    known = {word.lower(): word for text in words for word in text.split()}
+    found, quoted = [], False
+    for word in caption.split(" "):
+        core = word.strip(_MARKS)
+        quoted = quoted and core.lower() in known
+        found.append(word.replace(core, known[core.lower()], 1) if quoted else word)
+        quoted = quoted or core.lower() in _SAYING
+    return " ".join(found)
+
+
+def _words(sample: Sample) -> list[str]:
+    """All that was read on the photo, by whatever experts."""
+    values = [label.value for label in sample.labels.values()]
+    return [text for value in values if isinstance(value, Words) for text in value.texts]
 
 
 def _row(sample: Sample, text: str, names: Mapping[str, str], reader: LabelReader) -> Image_HW3:

@@ -16,6 +16,7 @@ from PIL import Image as PilImage
 from typer.testing import CliRunner
 
 from expert_zoo.catalog import create
+from jobs.captioning import as_read
 from jobs.cli import app
 from manifests.build import build
 from manifests.sources import Scenes
@@ -123,13 +124,21 @@ def test_a_photo_labelled_on_the_fly_is_captioned_as_the_same_one_in_a_store(run
     found = runner.invoke(app, ["caption", *photos, "--checkpoint", str(run), "--out", str(picture), "--json"])
     assert found.exit_code == 0, found.output
     captioned = json.loads(found.stdout)
-    assert [(one["photo"], one["caption"]) for one in captioned] == [
+    assert [(one["photo"], one["caption"].capitalize()) for one in captioned] == [
         (photos[0], stored["scene_31_000002"]),
         (photos[1], stored["scene_31_000000"]),
     ]
     assert all(set(one["labels"]) == set(EXPERTS_OF) for one in captioned)
     width, height = PilImage.open(picture).size
     assert height > 2 * 256 and width > 256 + 2 * 126
+
+
+def test_what_stands_on_a_sign_is_written_as_it_stands_there() -> None:
+    read = ["TICKET", "No Parking", "A"]
+    assert as_read("A room and a sign that reads ticket.", read) == "A room and a sign that reads TICKET."
+    assert as_read("The sign says no parking, a ticket is due.", read) == "The sign says No Parking, A TICKET is due."
+    assert as_read("A ticket on a no parking sign says music.", read) == "A ticket on a no parking sign says music."
+    assert as_read("", read) == "" and as_read("It says ticket.", []) == "It says ticket."
 
 
 def test_what_a_photo_file_shows_is_captioned_though_an_expert_fails_on_it(run: Path, tmp_path: Path) -> None:
