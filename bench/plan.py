@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from bench.report import Figure, Part, run_alone
+from bench.report import Figure, Part, peak_memory, run_alone
 from manifests.build import build
 from manifests.record import ImageRecord, Rejection, batched
 from pipeline.plan import SHARD_SIZE
@@ -55,7 +54,7 @@ class Synthetic:
 
 def plan_once(folder: Path, records: int) -> dict[str, float]:
     """Seconds of both steps, and this process's peak memory before and after in bytes."""
-    before = _peak()
+    before = peak_memory()
     start = time.perf_counter()
     for _ in Synthetic(count=records).batches():
         pass
@@ -67,11 +66,7 @@ def plan_once(folder: Path, records: int) -> dict[str, float]:
     store = LabelStore.create(str(folder / "store"), report.manifest, shard_size=SHARD_SIZE)
     cutting = time.perf_counter() - start
     assert store.plan.images == records, f"{store.plan.images} of {records} records planned"
-    return {"making": making, "building": building, "cutting": cutting, "before": before, "peak": _peak()}
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"making": making, "building": building, "cutting": cutting, "before": before, "peak": peak_memory()}
 
 
 def measure(arguments: argparse.Namespace) -> Part:

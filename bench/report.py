@@ -7,6 +7,8 @@ import datetime
 import json
 import os
 import platform
+import resource
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -108,6 +110,15 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory),
         "python": platform.python_version(),
     }
+
+
+def peak_memory() -> float:
+    """The most memory that this process has had, in bytes; what a parent had before it started this one does not count."""
+    told = Path("/proc/self/status")
+    if told.exists():
+        (line,) = (line for line in told.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024.0 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
 
 
 def cores() -> int:

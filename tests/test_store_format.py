@@ -18,10 +18,15 @@ from expert_zoo.labels import ClassMap, DenseMap, Instances, Picture, Scores, Te
 from expert_zoo.spec import LabelSpec
 from manifests.record import SCHEMA
 from pipeline.codec import _BY_KIND, table_schema
+from pipeline.difference import difference
+from pipeline.growing import grow
+from pipeline.growth import CHANGED_SCHEMA, DROPPED_SCHEMA, Growth, GrowthFile
 from pipeline.plan import ShardPlan
 from pipeline.reader import LabelReader
 from pipeline.receipt import Receipt
-from tests.small_store import every_kind, small_store
+from pipeline.store import LabelStore
+from tests.small_store import every_kind, label, small_store, write_manifest, write_photos
+from tests.stand_ins import Grey
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "store-format.md").read_text("utf-8")
 
@@ -121,6 +126,7 @@ def test_the_manifest_is_as_documented() -> None:
     ("title", "model"),
     [
         ("store.json", ShardPlan),
+        ("growth/0001.json", Growth),
         ("expert.json", ExpertCard),
         ("spec", LabelSpec),
         ("The receipt: shard-000042.json", Receipt),
@@ -138,3 +144,50 @@ def test_plan_fingerprint_as_documented() -> None:
     text = json.dumps([1, "ab" * 32, 1000, 64, 3])
     assert plan.fingerprint == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert ", " in text
+
+
+def test_lists_of_a_growth_are_as_documented() -> None:
+    told = section("Files of a growth")
+    assert [(f.name, plain(f.type)) for f in DROPPED_SCHEMA] == [
+        ("shard", "int32"), ("row", "int32"), ("image_id", "string"),
+    ]  # fmt: skip
+    assert list(CHANGED_SCHEMA) == [*list(DROPPED_SCHEMA)[:2], *SCHEMA]
+    assert all(f"`{name}`" in told for name in GrowthFile.model_fields)
+
+
+def test_a_grown_store_is_as_documented(tmp_path: Path) -> None:
+    """Its reader leaves dropped images out and finds those that came; fingerprints are made as it says."""
+    import hashlib
+    import json
+
+    (code,) = re.findall(r"```python\n(.*?)```", section("Reading a column"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/store-format.md", "exec"), names)
+    records = write_photos(tmp_path / "photos", photos=12)
+    store = LabelStore.create(str(tmp_path / "store"), write_manifest(tmp_path, records[:9]), shard_size=4)
+    label(store, [Grey()])
+    manifest = write_manifest(tmp_path, [*records[:1], *records[2:]])
+    store = grow(store, manifest, difference(store, manifest))
+    label(store, [Grey()])
+    column = store.column_of("grey")
+    read = [image_id for image_id, _, _ in names["read_column"](store.storage.url, column)]
+    assert read == [record.image_id for n, record in enumerate(records) if n != 1]
+    growth = json.loads((tmp_path / "store" / "growth" / "0001.json").read_text())
+    first = json.loads((tmp_path / "store" / "store.json").read_text())
+
+    def digest(value: list[object]) -> str:
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+    parts = [
+        digest([1, first["manifest"], first["images"], first["shard_size"], first["seed"]]),
+        digest([1, growth["fingerprint"], growth["manifest"]["rows"], first["shard_size"], growth["seed"], 3]),
+    ]
+    dropped = pq.read_table(tmp_path / "store" / "growth" / growth["dropped"]["name"])
+    places = np.array(dropped["shard"]) * first["shard_size"] + np.array(dropped["row"])
+    places_digest = hashlib.sha256(places.astype("<i8").tobytes()).hexdigest()
+    assert growth["after"] == parts[0] and growth["plan"] == digest([*parts, places_digest]) == store.plan.fingerprint
+    for index, part in [(0, 0), (3, 1)]:
+        receipt = json.loads((tmp_path / "store" / "labels" / column / f"shard-{index:06d}.json").read_text())
+        assert (receipt["format"], receipt["plan"]) == (part + 1, parts[part])
+    assert [r.image_id for r in store.records(store.plan.shard(3))] == [r.image_id for r in records[9:]]
+    assert growth["input"] == manifest.fingerprint
