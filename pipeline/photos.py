@@ -17,6 +17,7 @@ from typing import IO
 from expert_zoo.expert import Photo
 from manifests.location import Bytes, Cell, openable, split_part
 from manifests.record import ImageRecord
+from manifests.tar_index import HEADER_BYTES, is_header_of
 from pipeline.decode import decode
 from pipeline.errors import in_one_line
 from pipeline.limits import Limits, PhotoError
@@ -82,7 +83,8 @@ def _read_local(path: str, part: Bytes | None, limits: Limits) -> bytes:
     with open_regular(path) as (descriptor, size):
         if part is not None:
             _check_inside(part, size, limits)
-            return _read_range(descriptor, part)
+            wider = _with_header(path, part)
+            return _member(_read_range(descriptor, wider), part, wider)
         limits.check_bytes(size)
         with open(descriptor, "rb", closefd=False) as file:
             return _read_up_to(file, limits)
@@ -98,6 +100,26 @@ def _read_range(descriptor: int, part: Bytes) -> bytes:
     return data
 
 
+def _with_header(path: str, part: Bytes) -> Bytes:
+    """A member of a tar with the header before it."""
+    is_member = path.endswith(".tar") and part.start >= HEADER_BYTES
+    return Bytes(part.start - HEADER_BYTES, part.end) if is_member else part
+
+
+def _member(data: bytes, part: Bytes, wider: Bytes) -> bytes:
+    """Without the header. Raises PhotoError where it is none, or of a member of another size.
+
+    A tar that was written anew since the manifest was built has other photos at the same places, which would be labelled
+    with the captions of those that were there.
+    """
+    if wider is part:
+        return data
+    length = part.end - part.start
+    if not is_header_of(data[:HEADER_BYTES], length):
+        raise PhotoError(f"missing: no member of {length} bytes at {part.start}; was the tar written anew since?")
+    return data[HEADER_BYTES:]
+
+
 def _check_inside(part: Bytes, size: int, limits: Limits) -> None:
     limits.check_bytes(part.end - part.start)
     if part.end > size:
@@ -108,10 +130,11 @@ def _read_remote(uri: str, part: Bytes | None, limits: Limits) -> bytes:
     files, path = opened_store(openable(uri))
     if part is not None:
         limits.check_bytes(part.end - part.start)
-        data = bytes(files.cat_file(path, start=part.start, end=part.end)) if part.end > part.start else b""
-        if len(data) != part.end - part.start:
-            raise PhotoError(f"missing: bytes {part.start} to {part.end}; {len(data)} came")
-        return data
+        wider = _with_header(path, part)
+        data = bytes(files.cat_file(path, start=wider.start, end=wider.end)) if wider.end > wider.start else b""
+        if len(data) != wider.end - wider.start:
+            raise PhotoError(f"missing: bytes {wider.start} to {wider.end}; {len(data)} came")
+        return _member(data, part, wider)
     with files.open(path, "rb") as file:
         size = getattr(file, "size", None)
         if isinstance(size, int):

@@ -22,7 +22,7 @@ from manifests.location import split_part
 from manifests.record import ImageRecord, Rejection, url_key
 from manifests.sources import Img2dataset
 from manifests.sources.img2dataset import ABSENT, BROKEN_TABLE, NO_PICTURES
-from manifests.sources.tar_index import COMPRESSED, CUT, DAMAGED, NOT_A_FILE, NOT_A_TAR, OUTSIDE
+from manifests.tar_index import COMPRESSED, CUT, DAMAGED, NOT_A_FILE, NOT_A_TAR, OUTSIDE
 from pipeline.photos import Limits, read_bytes
 from tests.conftest import ROOT
 from tests.img2dataset_output import Downloaded, Form, add, write_shard

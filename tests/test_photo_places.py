@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from manifests.location import bytes_uri, cell_uri, encoded_uri
 from pipeline import parquet_cells
 from pipeline.parquet_cells import ParquetCells
 from pipeline.photos import Limits, PhotoError, read_bytes, read_photo
+from tests.img2dataset_output import add
 from tests.photo_files import encode, picture
 from tests.test_photos import record_of
 
@@ -65,17 +67,45 @@ def test_the_limit_is_compared_before_anything_is_read(
     assert asked == []
 
 
-def test_a_photo_inside_of_a_tar(tmp_path: Path) -> None:
+def tar_of(path: Path, *members: tuple[str, bytes], kind: int = tarfile.PAX_FORMAT) -> list[tuple[int, int]]:
+    with tarfile.open(path, "w", format=kind) as tar:
+        for name, data in members:
+            add(tar, name, data)
+    with tarfile.open(path) as tar:
+        return [(member.offset_data, member.offset_data + member.size) for member in tar]
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_photo_inside_of_a_tar(tmp_path: Path, kind: int) -> None:
     data = encode(picture(), "PNG")
-    (tmp_path / "0.tar").write_bytes(b"x" * 1536 + data + b"y" * 700)
-    uri = (tmp_path / "0.tar").as_uri()
-    photo = read_photo(record_of(bytes_uri(uri, 1536, 1536 + len(data))), LIMITS)
-    assert photo.data == data and photo.format == "png"
-    np.testing.assert_array_equal(photo.pixels_HW3, picture())
-    with pytest.raises(PhotoError, match="^not an image: "):
-        read_photo(record_of(bytes_uri(uri, 0, 1000)), LIMITS)
+    places = tar_of(tmp_path / "0.tar", ("a.txt", b"a caption"), ("a.png", data), ("b.png", b""), kind=kind)
+    fsspec.filesystem("memory").pipe_file("/tars/0.tar", (tmp_path / "0.tar").read_bytes())
+    for uri in ((tmp_path / "0.tar").as_uri(), "memory://tars/0.tar"):
+        photo = read_photo(record_of(bytes_uri(uri, *places[1])), LIMITS)
+        assert photo.data == data and photo.format == "png"
+        np.testing.assert_array_equal(photo.pixels_HW3, picture())
+        with pytest.raises(PhotoError, match="^not an image: "):
+            read_photo(record_of(bytes_uri(uri, *places[0])), LIMITS)
+        with pytest.raises(PhotoError, match="^empty file: "):
+            read_photo(record_of(bytes_uri(uri, *places[2])), LIMITS)
     with pytest.raises(PhotoError, match="^missing: "):
         read_photo(record_of(bytes_uri((tmp_path / "1.tar").as_uri(), 0, 10)), LIMITS)
+
+
+def test_a_tar_that_was_written_anew_is_noticed(tmp_path: Path) -> None:
+    """Its photos would go by the captions of those that were at the same places before."""
+    path = tmp_path / "0.tar"
+    photos = [bytes([seed]) * (3000 + seed) for seed in range(3)]
+    places = tar_of(path, *((f"{n}.png", data) for n, data in enumerate(photos)))
+    fsspec.filesystem("memory").pipe_file("/anew/0.tar", b"")
+    for members in (photos[1:], [photos[0][:-600], *photos[1:]], [photos[0], photos[2]], [bytes(900_000)]):
+        tar_of(path, *((f"{n}.png", data) for n, data in enumerate(members)))
+        fsspec.filesystem("memory").pipe_file("/anew/0.tar", path.read_bytes())
+        for uri in (path.as_uri(), "memory://anew/0.tar"):
+            with pytest.raises(PhotoError, match="^missing: no member of .* was the tar written anew"):
+                read_bytes(bytes_uri(uri, *places[1]), LIMITS)
+    places = tar_of(path, *((f"{n}.png", data) for n, data in enumerate(photos)))
+    assert [read_bytes(bytes_uri(path.as_uri(), *place), LIMITS) for place in places] == photos
 
 
 def test_parts_of_fifos_and_folders_are_refused_at_once(tmp_path: Path) -> None:

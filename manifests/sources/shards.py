@@ -14,8 +14,8 @@ from typing import Protocol
 from urllib.parse import quote_from_bytes
 
 from manifests.location import bytes_uri
-from manifests.sources.tar_index import COMPRESSED, Member, members, opened
 from manifests.sources.tree import IMAGE_SUFFIXES, Tree
+from manifests.tar_index import COMPRESSED, Member, members, opened
 
 #: Endings of pictures: those that folders have, and others that writers of tars have used.
 ENDINGS = IMAGE_SUFFIXES | {"jfif", "avif", "jp2", "ppm", "pgm", "img", "image"}

@@ -26,7 +26,8 @@ COMPRESSED = "compressed tar, which cannot be read by offset; decompress it"
 OUTSIDE = "tar member whose name leads out of the tar"
 NOT_A_FILE = "tar member that is no file (a link, a pipe or a device)"
 
-_BLOCK = 512
+#: A header, and what the contents of members are padded to.
+HEADER_BYTES = 512
 #: How much is read at once: from a disk what holds the headers between two photos; from a store, where a request costs as
 #: much as some megabytes, all there is.
 _LOCAL = 8192
@@ -98,13 +99,13 @@ def members(tar: Window) -> Iterator[Member]:
     long_name, long_size = "", -1
     while True:
         # A dataset has tens of millions of headers: this loop is plain so as to be fast.
-        if not low <= offset <= high - _BLOCK:
-            piece = tar.read_about(offset, _BLOCK)
+        if not low <= offset <= high - HEADER_BYTES:
+            piece = tar.read_about(offset, HEADER_BYTES)
             low, high = offset, offset + len(piece)
-            if len(piece) < _BLOCK:
+            if len(piece) < HEADER_BYTES:
                 yield Member("", offset, size, CUT if offset else NOT_A_TAR)
                 return
-        header = piece[offset - low : offset - low + _BLOCK]
+        header = piece[offset - low : offset - low + HEADER_BYTES]
         if not header[0] and not header.strip(b"\0"):
             return
         field = header[148:156]
@@ -116,7 +117,7 @@ def members(tar: Window) -> Iterator[Member]:
         if stated < 0 or ((adler32(header) & 0xFFFF) - (adler32(field) & 0xFFFF) + _BLANKS - stated) % _ADLER:
             yield Member("", offset, size, DAMAGED if offset else _what_else(header))
             return
-        start = offset + _BLOCK
+        start = offset + HEADER_BYTES
         if long_size >= 0:
             length = long_size
         end = start + length
@@ -127,7 +128,7 @@ def members(tar: Window) -> Iterator[Member]:
         if end > size:
             yield Member(long_name or _name(header), start, size, CUT)
             return
-        offset = end + -length % _BLOCK
+        offset = end + -length % HEADER_BYTES
         if kind in b"0\x007":
             name = long_name or _name(header)
             long_name, long_size = "", -1
@@ -145,6 +146,18 @@ def members(tar: Window) -> Iterator[Member]:
             if kind != b"5":
                 yield Member(long_name or _name(header), start, end, NOT_A_FILE)
             long_name, long_size = "", -1
+
+
+def is_header_of(header: bytes, length: int) -> bool:
+    """Whether 512 bytes are the header of a member with so many bytes: what stands before a member whose place is right.
+
+    Where an extended header states the size (beyond 8 GB) only that they are a header.
+    """
+    if len(header) < HEADER_BYTES:
+        return False
+    field = header[148:156]
+    summed = (adler32(header) & 0xFFFF) - (adler32(field) & 0xFFFF) + _BLANKS
+    return (summed - _number(field)) % _ADLER == 0 and (_number(header[124:136]) == length or length >= 8 << 30)
 
 
 def _what_else(header: bytes) -> str:
