@@ -7,6 +7,7 @@ is one picture with such a record.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -24,20 +25,39 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?0*(\d{1,12})\.(?:jpg|jpeg|png)$", re.IGNORECASE)
 
 
-class KarpathyGuard(BaseModel):
-    """Pictures of Karpathy's dataset_coco.json that are in one of ``splits``."""
+class _OfCoco(BaseModel, ABC):
+    """``file``: names pictures of COCO by their ids. ``addresses``: captions or instances files of COCO, which say where at
+    Flickr these pictures are: by that a copy in a list of the web is known."""
 
     model_config = _STRICT
 
-    guard: Literal["karpathy"] = "karpathy"
     file: str = Field(min_length=1)
+    addresses: tuple[str, ...] = ()
+
+    @abstractmethod
+    def named(self) -> Iterator[str]:
+        """A key for each picture that ``file`` names."""
+
+    def keys(self) -> Iterator[str]:
+        named = set(self.named())
+        yield from named
+        for file in self.addresses:
+            for _, image in _objects(file, "images", "a captions or instances file of COCO"):
+                if f"coco:{image.get('id')}" in named:
+                    yield from _addresses(image)
+
+
+class KarpathyGuard(_OfCoco):
+    """Pictures of Karpathy's dataset_coco.json that are in one of ``splits``."""
+
+    guard: Literal["karpathy"] = "karpathy"
     splits: tuple[Literal["train", "restval", "val", "test"], ...] = Field(("val", "test"), min_length=1)
 
     @property
     def name(self) -> str:
         return f"karpathy {'+'.join(self.splits)}"
 
-    def keys(self) -> Iterator[str]:
+    def named(self) -> Iterator[str]:
         for place, image in _objects(self.file, "images", "Karpathy's dataset_coco.json"):
             if image.get("split") in self.splits:
                 yield f"coco:{_number(image.get('cocoid'), self.file, place, 'cocoid')}"
@@ -83,36 +103,30 @@ class NocapsGuard(BaseModel):
             yield from _addresses(image)
 
 
-class VqaGuard(BaseModel):
+class VqaGuard(_OfCoco):
     """All pictures that a file of VQAv2 asks about: v2_OpenEnded_mscoco_test2015_questions.json."""
 
-    model_config = _STRICT
-
     guard: Literal["vqa"] = "vqa"
-    file: str = Field(min_length=1)
 
     @property
     def name(self) -> str:
         return f"vqa {_file_name(self.file)}"
 
-    def keys(self) -> Iterator[str]:
+    def named(self) -> Iterator[str]:
         for place, question in _objects(self.file, "questions", "a file of VQAv2 questions"):
             yield f"coco:{_number(question.get('image_id'), self.file, place, 'image_id')}"
 
 
-class ListGuard(BaseModel):
+class ListGuard(_OfCoco):
     """Pictures of a text file, one on each line: a COCO file name (path), a COCO id, both, or a key such as flickr:627."""
 
-    model_config = _STRICT
-
     guard: Literal["list"] = "list"
-    file: str = Field(min_length=1)
 
     @property
     def name(self) -> str:
         return f"list {_file_name(self.file)}"
 
-    def keys(self) -> Iterator[str]:
+    def named(self) -> Iterator[str]:
         with open_binary(self.file) as stream:
             for number, line in enumerate(stream, 1):
                 text = line.decode("utf-8", "replace").strip()

@@ -179,8 +179,16 @@ def test_every_kind_of_guard_reads_its_file(tmp_path: Path) -> None:
     )
     text += "000000000019.jpg\nflickr:12\nhttps://live.staticflickr.com/1/13_x.jpg\n"
     ids = write("ids.txt", text)
+    two = write(
+        "captions.json",
+        {"images": [{"id": n, "flickr_url": f"http://farm1.staticflickr.com/2/{n}0_a.jpg"} for n in (2, 4)]},
+    )
     for guard, keys in (
         (KarpathyGuard(file=karpathy), ["coco:2", "coco:3"]),
+        (
+            KarpathyGuard(file=karpathy, addresses=(two,)),
+            ["coco:2", "coco:3", "flickr:20", url_key("http://farm1.staticflickr.com/2/20_a.jpg")],
+        ),
         (KarpathyGuard(file=karpathy, splits=("restval",)), ["coco:4"]),
         (CocoGuard(file=coco), ["coco:9", url_key("http://c/9.jpg"), url_key(address), "flickr:77"]),
         (NocapsGuard(file=nocaps), ["openimages:00ab", url_key("https://s3/00ab.jpg")]),
