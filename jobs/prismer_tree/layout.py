@@ -17,25 +17,28 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+from collections import deque
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from expert_zoo.card import ExpertCard
 from expert_zoo.classes import class_names
 from expert_zoo.labels import Picture
 from jobs.prismer_tree import maps
+from jobs.prismer_tree.image import Found, Made, files_of
 from jobs.prismer_tree.places import KNOWN, WEB, Place, list_items, list_of, place_of
 from jobs.prismer_tree.vectors import Vectors
 from manifests.record import ImageRecord
+from pipeline.codec import DENSE
 from pipeline.decode import Limits, decode, identify, orientation_of
 from pipeline.errors import StoreError
 from pipeline.exports.files import Files
 from pipeline.exports.layout import Entry, Layout, Piece, Taken, joined_lines
-from pipeline.png import write_png
 
 #: A column's quantity -> the expert that it stands for. Classes are told apart by their names.
 EXPERTS = {
@@ -137,23 +140,27 @@ class PrismerTree(Layout):
             )
 
     def write(self, piece: Piece, files: Files) -> None:
-        experts = {expert: name for name, card in piece.cards.items() if (expert := self._expert(card))}
         lists: dict[str, list[bytes]] = {}
-        for entry in piece.entries():
-            place = place_of(entry.record, piece.shard.index, self._datasets)
-            size = self._write_photo(entry, place, files)
-            if size is None:
-                continue
-            for expert, name in experts.items():
-                if expert != "photo":
-                    self._write_label(piece, entry, expert, name, experts.get("depth"), place, size, files)
-            if (where := list_of(entry.record, place.dataset)) is not None:
-                lists.setdefault(where, []).extend(_lines(list_items(entry.record, place)))
-        for where in _LISTS:
-            if where in lists:
-                files.put(_part(piece.shard.index, where), b"".join(lists[where]))
-            else:
-                files.absent(_part(piece.shard.index, where))
+        threads = os.cpu_count() or 1
+        with ThreadPoolExecutor(threads) as pool:
+            in_work: deque[Future[Made]] = deque()
+            try:
+                for entry in piece.entries():
+                    place = place_of(entry.record, piece.shard.index, self._datasets)
+                    size = self._write_photo(entry, place, files)
+                    if size is None:
+                        continue
+                    if (where := list_of(entry.record, place.dataset)) is not None:
+                        lists.setdefault(where, []).extend(_lines(list_items(entry.record, place)))
+                    labels = self._labels(piece, entry)
+                    in_work.append(pool.submit(files_of, labels, place, size, self._vectors))
+                    if len(in_work) > 2 * threads:
+                        _put(in_work.popleft().result(), files)
+                while in_work:
+                    _put(in_work.popleft().result(), files)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        _put({_part(piece.shard.index, w): b"".join(lists[w]) if w in lists else None for w in _LISTS}, files)
 
     def finish(self, cards: Mapping[str, ExpertCard], shards: list[int], files: Files) -> None:
         there = set(files.storage.names("parts"))
@@ -185,63 +192,25 @@ class PrismerTree(Layout):
             files.put(place.beside(".txt"), "\n".join(entry.record.captions).encode())
         return size
 
-    def _write_label(
-        self,
-        piece: Piece,
-        entry: Entry,
-        expert: str,
-        name: str,
-        depth: str | None,
-        place: Place,
-        size: maps.Size,
-        files: Files,
-    ) -> None:
-        row, spec = entry.rows.get(name), piece.cards[name].spec
-        there = row is not None and row["status"] == "ok"
-        picture = place.label(expert, ".png")
-        if expert == "ocr_detection":
-            ids_hw = maps.word_ids(row, size) if row is not None and there else None
-            numbers = maps.seen(ids_hw) if ids_hw is not None else []
-            if row is None or ids_hw is None or not numbers:
-                files.absent(picture)
-                files.absent(place.label(expert, ".pt"))
-                return
-            assert self._vectors is not None
-            # One number for each word, whether or not another word hides it: its loader asks only for those that are seen.
-            files.put(picture, write_png(ids_hw))
-            texts = [text.lower() for text in row["texts"][: maps.MOST]]
-            files.put(place.label(expert, ".pt"), self._vectors.word_file(texts))
-            return
-        if expert == "obj_detection":
-            classes: dict[str, int] = {}
-            data = maps.missing_png(expert, size)
-            if row is not None and there:
-                ids_hw = maps.object_ids(row, *self._depth(piece, entry, depth), size)
-                classes = {str(number): row["class_ids"][number] for number in maps.seen(ids_hw)}
-                data = write_png(ids_hw)
-            files.put(picture, data)
-            files.put(place.label(expert, ".json"), json.dumps(classes).encode())
-            return
-        if row is None or not there:
-            files.put(picture, maps.missing_png(expert, size))
-            return
-        pixels = piece.cells[name].pixels(row)
-        match expert:
-            case "depth":
-                files.put(picture, maps.depth_png(pixels, spec, row, size))
-            case "normal":
-                files.put(picture, maps.normal_png(pixels, row, size))
-            case "edge":
-                files.put(picture, maps.edge_png(pixels, size))
-            case _:
-                files.put(picture, maps.class_png(pixels, size))
+    def _labels(self, piece: Piece, entry: Entry) -> dict[str, Found]:
+        """What the image's labels are made of, by expert: all that must be read of the store."""
+        found = {}
+        for name, card in piece.cards.items():
+            expert = self._expert(card)
+            row = entry.rows.get(name)
+            if expert is not None and expert != "photo":
+                there = row if row is not None and row["status"] == "ok" else None
+                dense = there is not None and card.spec.kind in DENSE
+                found[expert] = Found(card.spec, there, piece.member(name, there) if dense and there else None)
+        return found
 
-    def _depth(self, piece: Piece, entry: Entry, name: str | None) -> tuple[NDArray[np.unsignedinteger] | None, Any]:
-        """The image's depth as stored, and what it means: a positive multiple of the stored integers says what is in front."""
-        row = entry.rows.get(name) if name is not None else None
-        if name is None or row is None or row["status"] != "ok":
-            return None, "inverse_depth"
-        return piece.cells[name].pixels(row), piece.cards[name].spec.quantity
+
+def _put(made: Made, files: Files) -> None:
+    for name, data in made.items():
+        if data is None:
+            files.absent(name)
+        else:
+            files.put(name, data)
 
 
 def _upright(photo: Picture) -> tuple[bytes, maps.Size]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +20,17 @@ class Vectors:
         self._folder = Embeddings(url)
         self.url = self._folder.url
         self._words: Any = None
+        self._lock = threading.Lock()
 
     def word_file(self, texts: list[str]) -> bytes:
-        """The file of an image's words, numbered in their order. Raises StoreError for a word that the folder lacks."""
+        """The file of an image's words, numbered in their order. Raises StoreError for a word that the folder lacks.
+        Thread-safe.
+        """
         import torch
 
-        if self._words is None:
-            self._words = self._folder.words()
+        with self._lock:
+            if self._words is None:
+                self._words = self._folder.words()
         rows = self._words.rows(texts)
         unknown = [text for text, row in zip(texts, rows, strict=True) if row < 0 and text.strip()]
         if unknown:

@@ -71,7 +71,8 @@ class HuggingFace(Layout):
             # Photos and PNGs are compressed as they are.
             plain = [name for name, (kind, _) in columns.items() if kind == _PICTURE]
             codecs = {name: "NONE" if name.split(".")[0] in plain else "ZSTD" for name in _leaves(schema)}
-            with pq.ParquetWriter(target, schema, compression=codecs) as writer:
+            repeating = ["source", "split", "license", *(name for name in columns if name.endswith("_status"))]
+            with pq.ParquetWriter(target, schema, compression=codecs, use_dictionary=repeating) as writer:
                 entries = piece.entries()
                 while rows := [self._row(piece, entry) for entry in islice(entries, GROUP)]:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
