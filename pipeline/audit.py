@@ -112,7 +112,9 @@ def _column_folders(store: LabelStore) -> list[str]:
 
 def _card(store: LabelStore, column: str, report: AuditReport) -> ExpertCard | None:
     if not store.storage.exists(f"{store.folder(column)}/{CARD}") and not store.committed(column, beyond=True):
-        return None  # a job is adding the column at this moment, or died when it was: it has no cell yet, and is no column
+        return (
+            None  # a job is adding the column at this moment, or died when it was: it has no cell yet, and is no column
+        )
     try:
         card = store.card(column)
     except (StoreError, ValueError, OSError) as error:
@@ -141,9 +143,7 @@ def _plan_findings(store: LabelStore, deep: bool) -> Iterator[Finding]:
                 manifest.verify()
         except (ValueError, OSError, StoreError) as error:
             yield Finding(severity="error", column="", shard=None, what=str(error))
-    # Of earlier growths only the images they brought are needed.
-    promised = store.plan.growths[-1].files if isinstance(store.plan, GrownPlan) else []
-    for file in promised:
+    for file in store.plan.files if isinstance(store.plan, GrownPlan) else ():
         try:
             with store.storage.open(f"{GROWTH}/{file.name}") as stream:
                 digest = _sha256(stream) if deep else file.sha256
@@ -207,19 +207,7 @@ def _garbage_elsewhere(store: LabelStore, grace: float) -> Iterator[Garbage]:
                 young=entry.age < grace,
                 why="planning that was interrupted",
             )
-    listed = [entry for entry in store.storage.entries(GROWTH) if not NUMBERED.fullmatch(entry.name)]
-    # Listed before the growths that may name them are read: one that is committed in between keeps its files.
-    plan = LabelStore.open(store.storage.url).plan if listed else store.plan
-    named = {file.name for growth in plan.growths for file in growth.files} if isinstance(plan, GrownPlan) else set()
-    for entry in listed:
-        if entry.name not in named and (DATA.fullmatch(entry.name) or entry.name.startswith(TEMPORARY)):
-            yield Garbage(
-                name=f"{GROWTH}/{entry.name}",
-                bytes=entry.bytes,
-                age=entry.age,
-                young=entry.age < grace,
-                why="a growth that was interrupted",
-            )
+    yield from _garbage_of_growths(store, grace)
     for run in sorted(store.storage.names(ATTEMPTS)):
         for entry in store.storage.entries(f"{ATTEMPTS}/{run}"):
             yield Garbage(
@@ -228,4 +216,25 @@ def _garbage_elsewhere(store: LabelStore, grace: float) -> Iterator[Garbage]:
                 age=entry.age,
                 young=entry.age < grace,
                 why="the journal of a unit that was not finished",
+            )
+
+
+def _garbage_of_growths(store: LabelStore, grace: float) -> Iterator[Garbage]:
+    """Files of growths that never were, and lists that a later growth made out of date."""
+    listed = list(store.storage.entries(GROWTH))
+    # Listed before the growths that may name them are read: one that is committed in between keeps its files.
+    plan = LabelStore.open(store.storage.url).plan if listed else store.plan
+    needed = {file.name for file in plan.files} if isinstance(plan, GrownPlan) else set()
+    out_of_date = plan.out_of_date if isinstance(plan, GrownPlan) else set()
+    # Made out of date a moment ago, a list may still be being read, however old it is.
+    last = min((entry.age for entry in listed if NUMBERED.fullmatch(entry.name)), default=0.0)
+    for entry in listed:
+        if entry.name not in needed and (DATA.fullmatch(entry.name) or entry.name.startswith(TEMPORARY)):
+            age = min(entry.age, last) if entry.name in out_of_date else entry.age
+            yield Garbage(
+                name=f"{GROWTH}/{entry.name}",
+                bytes=entry.bytes,
+                age=age,
+                young=age < grace,
+                why="a list of an earlier growth" if entry.name in out_of_date else "a growth that was interrupted",
             )

@@ -146,6 +146,17 @@ class GrownPlan(ShardPlan):
         return self.growths[-1].input
 
     @property
+    def files(self) -> list[GrowthFile]:
+        """The files that are needed: the manifests of all growths, and the lists of the last."""
+        earlier = [growth.manifest for growth in self.growths[:-1] if growth.manifest is not None]
+        return earlier + self.growths[-1].files
+
+    @property
+    def out_of_date(self) -> set[str]:
+        """Names of the lists of earlier growths, which only those read who opened the store before the last."""
+        return {file.name for growth in self.growths for file in growth.files} - {file.name for file in self.files}
+
+    @property
     def changed(self) -> GrowthFile | None:
         """The list of changed records that holds."""
         return self.growths[-1].changed

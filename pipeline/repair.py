@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pipeline.cell_check import DATA_FILE
 from pipeline.errors import UnknownFormat
 from pipeline.findings import GRACE_SECONDS, AuditReport, Garbage, Repairs
-from pipeline.growth import GROWTH, GrownPlan
+from pipeline.growth import GROWTH, NUMBERED, GrownPlan
 from pipeline.plan import shard_name
 from pipeline.receipt import Receipt
 from pipeline.storage import Entry
@@ -62,17 +62,18 @@ def _withdraw(store: LabelStore, column: str, index: int, judged: str, done: Rep
 
 def _sweep(store: LabelStore, folder: str, found: list[Garbage], grace: float, done: Repairs) -> None:
     listed = {entry.name: entry for entry in store.storage.entries(folder)}
-    if folder == GROWTH:
-        plan = LabelStore.open(store.storage.url).plan
-        for growth in plan.growths if isinstance(plan, GrownPlan) else ():
-            for file in growth.files:
-                listed.pop(file.name, None)
+    out_of_date: set[str] = set()
+    if folder == GROWTH and isinstance(plan := LabelStore.open(store.storage.url).plan, GrownPlan):
+        out_of_date = plan.out_of_date
+        for file in plan.files:
+            listed.pop(file.name, None)
+    last = min((entry.age for entry in listed.values() if NUMBERED.fullmatch(entry.name)), default=0.0)
     for garbage in found:
         name = garbage.name.rpartition("/")[2]
         entry = listed.get(name)
         if entry is None:
             continue
-        age = entry.age
+        age = min(entry.age, last) if name in out_of_date else entry.age
         match = DATA_FILE.fullmatch(name) if folder.startswith(f"{LABELS}/") else None
         if match is not None:
             names, receipt_age = _named_now(store, folder, int(match[1]), listed)

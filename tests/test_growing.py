@@ -442,6 +442,27 @@ def test_files_of_a_growth_that_never_was_are_swept(tmp_path: Path, photos: list
     assert records_of(LabelStore.open(store.storage.url)) == photos[1:12]
 
 
+def test_lists_of_earlier_growths_are_swept(tmp_path: Path, photos: list[ImageRecord]) -> None:
+    store = grown(labelled(tmp_path, photos[:6]), tmp_path, [dataclasses.replace(photos[0], split="a"), *photos[2:9]])
+    assert not audit(store).garbage
+    store = grown(store, tmp_path, [dataclasses.replace(photos[0], split="b"), *photos[3:9]])
+    folder = tmp_path / "store" / "growth"
+    old = sorted(
+        f"growth/{path.name}" for kind in ("dropped", "changed") for path in folder.glob(f"0001.*.{kind}.parquet")
+    )
+    for path in folder.glob("*.parquet"):
+        os.utime(path, (0, 0))
+    report = audit(store)
+    assert sorted(piece.name for piece in report.garbage) == old and all(piece.young for piece in report.garbage)
+    assert not repair(store, report).swept, "the last growth is young: somebody may still read them"
+    for path in folder.glob("*.json"):
+        os.utime(path, (0, 0))
+    report = audit(store)
+    assert sorted(repair(store, report).swept) == old
+    again = LabelStore.open(store.storage.url)
+    assert records_of(again) == records_of(store) and not audit(again, deep=True).findings and not audit(again).garbage
+
+
 def test_a_version_that_knows_nothing_of_growth(
     tmp_path: Path, photos: list[ImageRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
