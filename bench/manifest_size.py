@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from bench.original_files import write_all
 from bench.report import Figure, Part, Table, run_alone
@@ -36,13 +36,11 @@ def build(sources: str, out: str, workers: str) -> dict[str, Any]:
     """Seconds of each step, and what came out."""
     start = time.perf_counter()
     begun: dict[str, float] = {}
-    chosen = load_sources(sources)
-    report = build_manifest(
-        chosen,
-        out,
-        workers=int(workers),
-        progress=lambda what, done, total: begun.setdefault(what, time.perf_counter() - start) and None,
-    )
+
+    def told(what: str, done: int, total: int | None) -> None:
+        begun.setdefault(what, time.perf_counter() - start)
+
+    report = build_manifest(load_sources(sources), out, workers=int(workers), progress=told)
     end = time.perf_counter() - start
     steps = list(begun.items())
     seconds = {what: after - at for (what, at), (_, after) in zip(steps, [*steps[1:], ("", end)], strict=True)}

@@ -19,8 +19,8 @@ from manifests.buckets import BUCKETS, KEYED_SCHEMA, BucketWriter, concatenated,
 from manifests.joining import Joined, Names
 from manifests.lists import owners, put_together, taken_apart
 from manifests.merge import MEMBER_SCHEMA, Merged, merged
-from manifests.record import SCHEMA
-from manifests.report import EXAMPLES, RejectionCount
+from manifests.record import SCHEMA, Rejection
+from manifests.report import EXAMPLES, RejectionCount, Tally
 
 #: Rows that are merged at once.
 _PART_ROWS = 200_000
@@ -44,9 +44,12 @@ class Picked:
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """One bucket as the manifest has it. ``images``, ``captions``: how many of each source."""
+    """One bucket as the manifest has it. ``images``, ``captions``: how many of each source; ``bare``: what was left out for
+    want of a caption.
+    """
 
     path: Path
+    bare: tuple[RejectionCount, ...] = ()
     images: Counter[str] = field(default_factory=Counter)
     captions: Counter[str] = field(default_factory=Counter)
 
@@ -125,8 +128,8 @@ class Assembly:
             path.unlink()
         return replace(found, rows=found.rows.slice(0, 0))
 
-    def sort(self, bucket: int) -> Sorted:
-        """All records of a bucket in order, in a file of SCHEMA."""
+    def sort(self, bucket: int, captioned: bool = False) -> Sorted:
+        """All records of a bucket in order, in a file of SCHEMA; with ``captioned``, only those that have a caption."""
         members, out = self._load("members"), self._load("out")
         tables = [read_bucket(self._merged_folder(part), bucket) for part in range(self.parts)]
         for places, table in self.rows(bucket):
@@ -137,7 +140,8 @@ class Assembly:
             tables.append(pa.Table.from_batches([self._with_seen(bucket, places, rows)]))
         rows = concatenated(tables, KEYED_SCHEMA)
         rows = rows.take(pa.array(np.argsort(np.asarray(rows.column("key")), kind="stable"))).select(SCHEMA.names)
-        done = Sorted(self.folder / f"sorted-{bucket:02d}.arrow")
+        rows, bare = _captioned(rows) if captioned else (rows, ())
+        done = Sorted(self.folder / f"sorted-{bucket:02d}.arrow", bare)
         sources = rows.column("source").dictionary_encode()
         codes, (_, lengths) = np.asarray(sources.indices), taken_apart(rows.column("captions"))
         for code, source in enumerate(sources.dictionary.to_pylist()):
@@ -181,6 +185,14 @@ class Assembly:
 
     def _merged_folder(self, part: int) -> Path:
         return self.folder / f"merged-{part}"
+
+
+def _captioned(rows: pa.RecordBatch) -> tuple[pa.RecordBatch, tuple[RejectionCount, ...]]:
+    has_one = pc.greater(pc.list_value_length(rows.column("captions")), 0)
+    tally = Tally()
+    for row in rows.filter(pc.invert(has_one)).select(["source", "image_id", "uri"]).to_pylist():
+        tally.add(Rejection(row["source"], f"{row['image_id']}: {row['uri']}", "image without a caption"))
+    return rows.filter(has_one), tally.counts()
 
 
 def parts_for(members: int) -> int:

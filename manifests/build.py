@@ -129,7 +129,11 @@ def build(
             for source, count in found.later.items():
                 sums.add(source, read=count, merged=count)
         with ManifestWriter(out_url, seed=seed) as writer:
-            for number, done in enumerate(hands.in_order(assembly.sort, range(BUCKETS)), 1):
+            sort = partial(assembly.sort, captioned=captions.drop_uncaptioned)
+            for number, done in enumerate(hands.in_order(sort, range(BUCKETS)), 1):
+                tally.extend(done.bare)
+                for bare in done.bare:
+                    sums.add(bare.source, read=bare.count, left_out=bare.count)
                 for batch in read_sorted(done).to_batches(max_chunksize=_ROW_GROUP):
                     writer.write(batch)
                 for source, images in done.images.items():

@@ -21,14 +21,15 @@ class CaptionRules(BaseModel):
     """Rules for captions, in the order in which they are applied. Sources have folded white space and left out what is empty,
     is more than 10 kB, or is not UTF-8.
 
-    keep_all          no rule below but ``drop_uncaptioned``
+    keep_all          none of the rules below but ``drop_uncaptioned``
     lower_case        off: names and text on signs are told by capitals, and a trainer can still lower them
     drop_undecodable  captions with U+FFFD, which stands for bytes that were not UTF-8: what is left is no word
     min_words, max_words, max_characters  a caption outside is dropped; 256 words is the upper end of what CC12M let in,
                       and a "caption" of 100 kB is the text of a web page; a single word is fine in Visual Genome
     long              ``cut``: too long ones are cut after their last whole word that fits, in place of dropped
     drop_repeats      of equal captions of one image the first stays
-    drop_uncaptioned  images without any caption (left) are left out; off, since an image can be labelled without one
+    drop_uncaptioned  pictures without any caption (left, of any of their sources) are left out; off, since an image can be
+                      labelled without one
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,11 +70,6 @@ class CaptionRules(BaseModel):
         batch = batch.set_column(
             SCHEMA.get_field_index("captions"), SCHEMA.field("captions"), put_together(values, lengths)
         )
-        if self.drop_uncaptioned and not lengths.all():
-            bare = lengths == 0
-            rows = np.flatnonzero(bare)
-            counts += _counted(batch, "image without a caption", rows, batch.column("uri").take(pa.array(rows)))
-            batch = batch.filter(pa.array(~bare))
         return batch, counts
 
     def _faults(self, values: pa.Array, images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

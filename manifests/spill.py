@@ -18,6 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,8 @@ from manifests.report import RejectionCount, Tally
 #: Part of every signature: what other versions have spilled is not taken.
 _FORMAT = 1
 _DONE = "done.json"
+#: Of a folder with more entries only the time of the last change among its names is part of a signature.
+_ENTRIES = 100_000
 
 
 class Source(Protocol):
@@ -163,7 +166,10 @@ def _stamps(text: str) -> list[tuple[str, int | str, int]]:
     try:
         if local.is_dir():
             with os.scandir(local) as entries:
-                return sorted(_stamp(entry.path, entry.stat(follow_symlinks=False)) for entry in entries)
+                first = list(islice(entries, _ENTRIES + 1))
+            stamps = [_stamp(entry.path, entry.stat(follow_symlinks=False)) for entry in first]
+            # Of a folder of millions of files its own time says as much, and is read at once.
+            return sorted(stamps) if len(first) <= _ENTRIES else [_stamp(str(local), local.stat())]
         if local.exists():
             return [_stamp(str(local), local.stat())]
         if glob.has_magic(text):

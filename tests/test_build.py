@@ -311,10 +311,11 @@ def test_images_without_captions_stay_unless_they_shall_not(tmp_path: Path) -> N
     report, found = built(tmp_path, rows, captions=CaptionRules(drop_uncaptioned=True))
     assert [one.image_id for one in found] == ["i"]
     assert {r.reason: r.count for r in report.rejections}["image without a caption"] == 2
-    # An image that lost its only caption here has one there: rows are judged before they are joined.
+    assert (report.sources[0].read, report.sources[0].left_out) == (3, 2)
+    # A picture that lost its only caption here has one there.
     kept = [record("k", source="b", captions=["fine"])]
     _, found = built(tmp_path, rows, kept, captions=CaptionRules(drop_uncaptioned=True))
-    assert {one.image_id: one.source for one in found} == {"i": "a", "k": "b"}
+    assert {one.image_id: one.source for one in found} == {"i": "a", "k": "a"}
 
 
 # ---- what does not matter, and what is wrong
