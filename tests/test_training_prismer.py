@@ -169,16 +169,20 @@ def test_torchrun_trains_with_two_processes(place: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.long
-def test_ray_trains_with_two_workers(place: Path, tmp_path: Path) -> None:
-    code = (
-        "import json, sys\nfrom pathlib import Path\nfrom trainer.launch import train_on_ray\nfrom trainer.recipe import Recipe\n"
-        "train_on_ray(Recipe.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]), workers=2, gpus=False)"
+def test_ray_trains_with_two_workers_and_says_in_one_line_what_is_wrong(place: Path, tmp_path: Path) -> None:
+    """Paths of the recipe are seen from where the command is given, as in any other training."""
+    (tmp_path / "there").symlink_to(place)
+    chosen = sections(Path("there"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(chosen))
+    command = [sys.executable, "-m", "jobs.cli", "train", "recipe.yaml", "--out", "run", "--ray-workers", "2"]
+    where = {"cwd": tmp_path, "env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}}
+    bad = subprocess.run(
+        [*command, "--set", "data.store=nowhere"], **where, capture_output=True, text=True, timeout=300
+    )  # type: ignore[call-overload]
+    assert bad.returncode == 2 and bad.stderr.strip().splitlines()[-1].startswith("error: no store at nowhere"), (
+        bad.stderr
     )
-    chosen = recipe(place).model_dump_json()
-    done = subprocess.run(
-        [sys.executable, "-c", code, chosen, str(tmp_path / "run")],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = subprocess.run(command, **where, capture_output=True, text=True, timeout=300)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr
     assert len(curve(tmp_path / "run")) == 16
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from trainer.loop import Outcome
 
 LOCK = "lock"
+#: What Ray's workers could not do, in one line.
+PROBLEM = "problem.txt"
 
 
 def train(recipe: Recipe, folder: Path, *, only_begin: bool = False) -> Outcome:
@@ -133,11 +135,18 @@ def train_on_ray(
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    problem = folder.absolute() / "ray" / PROBLEM
+    problem.unlink(missing_ok=True)
     ray.init(address=address, log_to_driver=True, include_dashboard=False)
     try:
-        result = TorchTrainer(
+        TorchTrainer(
             _train_in_worker,
-            train_loop_config={"recipe": recipe.model_dump(mode="json"), "folder": str(folder.absolute())},
+            train_loop_config={
+                "recipe": recipe.model_dump(mode="json"),
+                "folder": str(folder.absolute()),
+                "begun_in": str(Path.cwd()),
+                "problem": str(problem),
+            },
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=gpus,
@@ -147,21 +156,22 @@ def train_on_ray(
         ).fit()
     finally:
         ray.shutdown()
-    problem = (result.metrics or {}).get("problem")
-    if problem:
-        raise TrainingError(problem)
+    if problem.exists():
+        raise TrainingError(problem.read_text(encoding="utf-8"))
 
 
 def _train_in_worker(config: dict[str, Any]) -> None:
-    """What each of Ray's workers does. A problem for the user is reported: raised, it would come with pages of traceback."""
-    from ray.train import report
-
-    problem = ""
+    """What each of Ray's workers does. A problem for the user is written down: raised, it would come with pages of traceback."""
+    # Ray begins workers in a folder of its own; the recipe's paths may be seen from where the command was given.
+    if Path(config["begun_in"]).is_dir():
+        os.chdir(config["begun_in"])
     try:
         train(Recipe.model_validate(config["recipe"]), Path(config["folder"]))
     except ExpertLabelsError as error:
-        problem = str(error)
-    report({"problem": problem})
+        beside = Path(config["problem"]).with_name(f"tmp-{os.getpid()}")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(str(error), encoding="utf-8")
+        beside.replace(config["problem"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
