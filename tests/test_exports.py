@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,14 +19,16 @@ import webdataset
 
 from expert_zoo.image import Image
 from expert_zoo.labels import ClassMap, DenseMap, Instances, Picture, Scores, Text, Words
+from pipeline.difference import difference
 from pipeline.errors import DamagedCell, StoreError
 from pipeline.exports.claim import CLAIM, LOCK
 from pipeline.exports.coco import Coco
 from pipeline.exports.run import ExportReport, export, verify
 from pipeline.exports.webdataset import WebDataset
+from pipeline.growing import grow
 from pipeline.reader import LabelReader, Sample
 from pipeline.store import LabelStore
-from tests.small_store import every_kind, label, small_store
+from tests.small_store import every_kind, label, small_store, write_manifest, write_photos
 from tests.stand_ins import Grey, Squares, Troubled
 
 PHOTOS = 12
@@ -398,3 +401,39 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     report = export_webdataset(store, str(out))
     assert (report.written, report.skipped) == (2, 2)
     assert list(out.rglob("tmp-*")) == [] and problems_with(store, out) == []
+
+
+def test_a_store_that_grew_and_shrank_is_exported_further(tmp_path: Path) -> None:
+    """New images are new tars; where an image was dropped or a caption changed, the tar is made again; no other is touched."""
+    records = write_photos(tmp_path / "photos", photos=12)
+    store = LabelStore.create(str(tmp_path / "store"), write_manifest(tmp_path, records[:8]), shard_size=2)
+    label(store, [Grey()])
+    out = tmp_path / "out"
+    assert export_webdataset(store, str(out)).written == 4
+    asked = [record for index, record in enumerate(records) if index != 2]
+    asked[0] = dataclasses.replace(asked[0], captions=("another",))
+    manifest = write_manifest(tmp_path, asked)
+    store = grow(store, manifest, difference(store, manifest))
+    label(store, [Grey()])
+    assert "labelled again or further" in problems_with(store, out)[0]
+    report = export_webdataset(store, str(out))
+    assert (report.written, report.skipped, report.samples) == (4, 2, 11), "shards 0 and 1 changed, 4 and 5 are new"
+    found = read_back(out)
+    assert [sample["__key__"] for sample in found] == [s.record.image_id for s in LabelReader(store).samples()]
+    assert found[0]["txt"] == b"another" and problems_with(store, out) == []
+
+
+def test_two_versions_of_one_expert_stand_side_by_side(tmp_path: Path) -> None:
+    class Darker(Grey):
+        def __init__(self) -> None:
+            super().__init__()
+            self.card = self.card.model_copy(update={"revision": 2})
+
+    store = small_store(tmp_path, [Grey()], photos=4, shard_size=2)
+    label(store, [Darker()])
+    columns = [Grey().card.column, Darker().card.column]
+    export_webdataset(store, str(tmp_path / "out"), columns=columns)
+    (sample, *_) = read_back(tmp_path / "out")
+    assert {f"{column}.png" for column in columns} < set(sample)
+    assert set(json.loads(sample["json"])["labels"]) == set(columns)
+    assert problems_with(store, tmp_path / "out") == []

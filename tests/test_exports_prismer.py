@@ -33,6 +33,7 @@ from pipeline.errors import JobError, StoreError
 from pipeline.exports.run import export, verify
 from pipeline.reader import LabelReader, Sample
 from pipeline.resample import resize_map
+from pipeline.storage import LocalStorage
 from pipeline.store import LabelStore
 from tests.small_store import label, write_manifest
 from tests.stand_ins import Grey, card
@@ -381,3 +382,52 @@ def test_a_label_that_went_takes_its_files_along(tmp_path: Path, embeddings: str
     assert verify(own, str(tmp_path / "out"), tree(embeddings)) == [
         "labels/ocr_detection/helpers/set/a.pt is there, and the store has nothing to say in it; export again"
     ]
+
+
+@pytest.mark.parametrize("step", [1, 7, 23])
+def test_killed_among_thousands_of_files_and_gone_on_with(
+    store: LabelStore, embeddings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Where a small file is half there, its shard has no receipt and is written again; its litter goes."""
+    layout = tree(embeddings, photos=True)
+    export(store, str(tmp_path / "whole"), layout)
+    done = 0
+    replace = LocalStorage.replace
+
+    def dying(self: LocalStorage, name: str, data: bytes, *, durable: bool = True) -> None:
+        nonlocal done
+        done += 1
+        if done == step:
+            path = self.path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (path.parent / "tmp-0123456789abcdef").write_bytes(data[:3])
+            raise KeyboardInterrupt
+        replace(self, name, data, durable=durable)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LocalStorage, "replace", dying)
+        export(store, str(tmp_path / "out"), layout)
+    assert "are not there" in verify(store, str(tmp_path / "out"), layout)[-1]
+    export(store, str(tmp_path / "out"), layout)
+    assert verify(store, str(tmp_path / "out"), layout) == [] and not list((tmp_path / "out").rglob("tmp-*"))
+    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    assert names == {str(path.relative_to(tmp_path / "whole")) for path in (tmp_path / "whole").rglob("*.*")}
+
+
+def test_verify_finds_a_changed_and_a_missing_small_file(store: LabelStore, embeddings: str, tmp_path: Path) -> None:
+    layout = tree(embeddings)
+    export(store, str(tmp_path), layout)
+    depth = tmp_path / "labels/depth/vg/VG_100K_2/1.png"
+    depth.write_bytes(depth.read_bytes()[:-1])
+    (tmp_path / "labels/obj_detection/vg/VG_100K_2/1.json").unlink()
+    assert verify(store, str(tmp_path), layout) == [
+        "labels/depth/vg/VG_100K_2/1.png is not what the store says; export again",
+        "labels/obj_detection/vg/VG_100K_2/1.json is missing; export again",
+    ]
+
+
+def test_in_memory(store: LabelStore, embeddings: str, tmp_path: Path) -> None:
+    url = f"memory://{tmp_path.name}/out"
+    layout = tree(embeddings, photos=True)
+    assert export(store, url, layout).written == 3 and verify(store, url, layout) == []
+    assert export(store, url, layout).skipped == 3
