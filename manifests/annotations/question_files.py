@@ -112,7 +112,7 @@ def _with_answers(where: str, table: pa.Table, annotations: str, rejections: lis
         ]
         numbers.append(np.array([entry["question_id"] for entry, _ in found], np.int64))
         answers.append(pa.array([given for _, given in found], SCHEMA.field("answers").type))
-        kinds.append(pa.array([str(entry.get("answer_type", "")) for entry, _ in found], pa.string()))
+        kinds.append(pa.array([fold(str(entry.get("answer_type", ""))) for entry, _ in found], pa.string()))
     answered = np.concatenate(numbers)
     order = np.argsort(answered, kind="stable")
     asked = np.array([int(key) if key.isdecimal() else -1 for key in table.column("key").to_pylist()], np.int64)
@@ -210,7 +210,7 @@ def _of_list(place: str, at: int, entry: dict[str, Any]) -> Iterator[_Row | Reje
 
 
 def _list_key(dataset: str, number: object) -> str:
-    return f"vg-{number}" if dataset == "vg" else str(number)
+    return fold(f"vg-{number}" if dataset == "vg" else str(number))
 
 
 def _of_lines(where: str) -> Iterator[_Row | Rejection]:
@@ -232,4 +232,4 @@ def _of_lines(where: str) -> Iterator[_Row | Rejection]:
             elif not isinstance(answer, str) or not isinstance(weight, int | float):
                 yield Rejection(_NAME, f"{where}, line {number}", NO_ANSWER)
             else:
-                yield _Row(f"line-{number}", id_name(image), fold(question), [fold(answer)], "", float(weight))
+                yield _Row(f"line-{number}", id_name(fold(image)), fold(question), [fold(answer)], "", float(weight))

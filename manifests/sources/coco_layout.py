@@ -71,7 +71,7 @@ def read_layout(
 
 def size_of(value: object) -> int | None:
     """A width or height in pixels; None for what is none."""
-    return value if isinstance(value, int) and 0 < value < 1 << 31 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31 else None
 
 
 def dicts(items: object) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from manifests.record import ImageRecord, Rejection, batched, path_id, url_key
+from manifests.record import ImageRecord, Rejection, batched, fold, path_id, url_key
 from manifests.sources.coco_layout import read_layout, size_of
 from manifests.sources.image_root import MISSING, OUTSIDE, ImageRoot
 
@@ -65,7 +65,7 @@ class Nocaps(BaseModel):
                     captions=layout.captions_of(number),
                     split=self.split,
                     license=layout.licence_of(image),
-                    keys=(open_images_key(image), *([url_key(url)] if isinstance(url, str) else [])),
+                    keys=(open_images_key(image), *([url_key(fold(url))] if isinstance(url, str) else [])),
                 )
 
 
@@ -83,4 +83,4 @@ def nocaps_id(image: dict[str, Any]) -> str:
 def _number(image: dict[str, Any]) -> str:
     """Its number at Open Images, which is also the name of its file."""
     given = image.get("open_images_id")
-    return given if isinstance(given, str) and given else str(image["file_name"]).rpartition("/")[2].partition(".")[0]
+    return fold(given if isinstance(given, str) and given else image["file_name"].rpartition("/")[2].partition(".")[0])

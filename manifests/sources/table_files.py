@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
@@ -121,13 +124,12 @@ def _of_csv(file: str, kind: Kind, wanted: Wanted) -> Iterator[Rows | Broken]:
         invalid_row_handler=skip,
     )
     convert = pc_csv.ConvertOptions(
-        check_utf8=False,
         column_types=dict.fromkeys(wanted.names(), pa.string()),
         strings_can_be_null=False,
     )
     with open_binary(file) as stream:
         try:
-            reader = pc_csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert)
+            reader = pc_csv.open_csv(_Utf8(stream), read_options=read, parse_options=parse, convert_options=convert)
         except pa.ArrowInvalid as error:
             if "Empty CSV file" in str(error):
                 return
@@ -138,10 +140,41 @@ def _of_csv(file: str, kind: Kind, wanted: Wanted) -> Iterator[Rows | Broken]:
             yield from broken
             broken.clear()
             for start in range(0, batch.num_rows, BATCH_ROWS):
-                some = batch.slice(start, BATCH_ROWS)
+                some = _as_they_were(batch.slice(start, BATCH_ROWS))
                 yield _rows(file, some, wanted, naming(f"{file}, row ", range(row + 1, row + 1 + some.num_rows)))
                 row += some.num_rows
         yield from broken
+
+
+class _Utf8(io.RawIOBase):
+    """A stream whose bytes that are not UTF-8 are U+FFFD: Arrow gives up a whole file for one of them in a broken row."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = b"more"
+        while data and (size < 0 or len(self._ready) < size):
+            data = self._stream.read(size)
+            self._ready += self._decoder.decode(data, final=not data).encode()
+        end = len(self._ready) if size < 0 else size
+        found, self._ready = self._ready[:end], self._ready[end:]
+        return found
+
+
+def _as_they_were(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """U+FFFD becomes a byte again that is not UTF-8, so that what has it is refused for that."""
+    columns = []
+    for column in batch.columns:
+        if pa.types.is_string(column.type) and pc.any(pc.match_substring(column, "\ufffd")).as_py():
+            column = pc.replace_substring(column.cast(pa.binary()), "\ufffd", b"\xff").view(pa.string())
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _of_lines(file: str, wanted: Wanted) -> Iterator[Rows | Broken]:
