@@ -70,7 +70,8 @@ class Piece:
     def entries(self) -> Iterator[Entry]:
         """The images in manifest order. Raises DamagedCell where a photo's bytes are not there."""
         for index, (place, record) in enumerate(zip(self.shard.kept, self._opened.records, strict=True)):
-            rows = {name: cell.rows[index] for name, cell in self.cells.items()}
+            # In the order of the cards, whatever the order that the reader was asked for them in.
+            rows = {name: self.cells[name].rows[index] for name in self.cards if name in self.cells}
             for name in self.cards:
                 self.labels[rows[name]["status"] if name in rows else "missing"] += 1
             height, width = size_of(rows) or (None, None)
