@@ -278,6 +278,14 @@ def test_blip_lists_of_coco_and_visual_genome(tmp_path: Path) -> None:
     assert [(r.what.split("l.json, ")[1].split(":")[0], r.reason) for r in rejections] == [("[1]", "empty caption")]
 
 
+def test_visual_genomes_pictures_in_a_list_are_known_as_cocos_by_image_data(tmp_path: Path) -> None:
+    entries = [{"image": f"vg/image/{n}.jpg", "caption": "c", "image_id": f"vg_{n}"} for n in (1, 2, 3)]
+    pictures = [{"image_id": 1, "coco_id": 42, "flickr_id": 7}, {"image_id": 2, "coco_id": None, "flickr_id": None}, 5]
+    image_data = write_json(tmp_path / "image_data.json", pictures)
+    records, _ = entries_of(tmp_path / "vg_caption.json", entries, images=str(tmp_path), image_data=image_data)
+    assert [r.keys for r in records] == [("vg:1", "coco:42", "flickr:7"), ("vg:2",), ("vg:3",)]
+
+
 def test_paths_of_another_machine_and_missing_files_are_told(tmp_path: Path) -> None:
     (tmp_path / "image").mkdir()
     (tmp_path / "image" / "1.jpg").write_bytes(b"photo")

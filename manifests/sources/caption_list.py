@@ -16,7 +16,7 @@ from manifests.sources.caption_text import caption_of
 from manifests.sources.coco import coco_id, coco_key
 from manifests.sources.image_root import MISSING, OUTSIDE, ImageRoot
 from manifests.sources.lines import naming, string_array
-from manifests.sources.visual_genome import vg_id, vg_key
+from manifests.sources.visual_genome import picture_keys, vg_id, vg_key
 from manifests.sources.web import Pairs, WebImages, web_batches
 
 NO_PLACE = "entry without `image` or `url`"
@@ -36,6 +36,8 @@ class CaptionList(BaseModel):
     images       folder or URL that paths are relative to; entries that have both path and URL are then files
     path_parts   keep so many of the last parts of every path: absolute paths of another machine come below ``images``.
                  2 makes /export/share/.../visual-genome/image/1.jpg to image/1.jpg
+    image_data   Visual Genome's image_data.json, which says which of its pictures are COCO's; a list does not, and without it
+                 no guard knows those of COCO's test set
     fetch        photos of URLs are downloaded when they are labelled; without it such entries are rejections
     check_files  look for every image file now
     split, license  of all records
@@ -50,6 +52,7 @@ class CaptionList(BaseModel):
     path: str = Field(min_length=1)
     images: str | None = Field(None, min_length=1)
     path_parts: int | None = Field(None, gt=0)
+    image_data: str | None = Field(None, min_length=1)
     fetch: bool = False
     check_files: bool = False
     name: str = Field(default="caption_list", min_length=1)
@@ -63,6 +66,7 @@ class CaptionList(BaseModel):
         and where ``images`` is a local path and no folder.
         """
         root = ImageRoot(self.images, holds="the list's images") if self.images else None
+        known = picture_keys(self.image_data) if self.image_data else {}
         about = WebImages(
             name=self.name,
             prefix="web",
@@ -82,7 +86,7 @@ class CaptionList(BaseModel):
                 if url is not None and (root is None or place is None):
                     web += [(at, url, text) for text in texts or [""]]
                     continue
-                for found in self._records(f"{self.path}, [{at}]", place, texts, number, root):
+                for found in self._records(f"{self.path}, [{at}]", place, texts, number, root, known):
                     if isinstance(found, Rejection):
                         yield found
                     else:
@@ -100,7 +104,13 @@ class CaptionList(BaseModel):
             raise ValueError(f"{self.path}: {found}; expected {_EXPECTED}")
 
     def _records(
-        self, where: str, place: str | None, texts: list[str], number: str, root: ImageRoot | None
+        self,
+        where: str,
+        place: str | None,
+        texts: list[str],
+        number: str,
+        root: ImageRoot | None,
+        known: dict[int, tuple[str, ...]],
     ) -> Iterator[ImageRecord | Rejection]:
         """The record of an entry that has a path, and what of it is left out."""
         if place is None or root is None:
@@ -123,7 +133,7 @@ class CaptionList(BaseModel):
                 yield Rejection(self.name, f"{where}: {place}", refused)
             else:
                 captions.append(caption)
-        image_id, keys = self._named(number, place, path)
+        image_id, keys = self._named(number, place, path, known)
         yield ImageRecord(
             image_id=image_id,
             source=self.name,
@@ -134,7 +144,9 @@ class CaptionList(BaseModel):
             keys=keys,
         )
 
-    def _named(self, number: str, place: str, path: str) -> tuple[str, tuple[str, ...]]:
+    def _named(
+        self, number: str, place: str, path: str, known: dict[int, tuple[str, ...]]
+    ) -> tuple[str, tuple[str, ...]]:
         """Image id and keys: of the dataset that the picture is from, where it is known."""
         coco, vg = _COCO_ID.fullmatch(number), _VG_ID.fullmatch(number)
         if not (coco or vg):
@@ -142,7 +154,7 @@ class CaptionList(BaseModel):
         if coco:
             return coco_id(int(coco[1])), (coco_key(int(coco[1])),)
         if vg:
-            return vg_id(int(vg[1])), (vg_key(int(vg[1])),)
+            return vg_id(int(vg[1])), known.get(int(vg[1]), (vg_key(int(vg[1])),))
         return path_id(path if self.name == "caption_list" else f"{self.name}/{path}"), ()
 
     def _pairs(self, web: list[tuple[int, str, str]]) -> Pairs:

@@ -190,6 +190,12 @@ def entry_id(entry: object, inside: str) -> int | None:
     return None
 
 
+def picture_keys(image_data: str) -> dict[int, tuple[str, ...]]:
+    """The keys of all pictures of an image_data.json. Raises ValueError where it is missing, broken or another file."""
+    entries = (entry for part in parts(image_data, needed=("",), expected=_IMAGE_DATA) for entry in part.values)
+    return {number: _keys(entry) for entry in entries if (number := entry_id(entry, "")) is not None}
+
+
 def _keys(entry: dict[str, Any]) -> tuple[str, ...]:
     number = entry_id(entry, "")
     assert number is not None
