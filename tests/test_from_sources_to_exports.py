@@ -24,7 +24,7 @@ from pipeline.reader import LabelReader
 from pipeline.store import LabelStore
 from tests.jobs_at_work import run
 
-COCO, WEB, MINE = 80, 80, 40
+COCO, WEB, MINE = 80, 100, 40
 SIDE = 96
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from expert_zoo.card import ExpertCard
 from expert_zoo.classes import class_names
 from manifests.record import ImageRecord
-from pipeline.errors import DamagedCell
+from pipeline.errors import DamagedCell, StoreError
 from pipeline.exports.files import Files
 from pipeline.exports.layout import Entry, Layout, Piece, Taken, joined_lines
 from pipeline.exports.rle import packed, run_lengths
@@ -59,6 +59,8 @@ class Coco(Layout):
         return Taken({name: card for name, card in cards.items() if name not in left}, left)
 
     def write(self, piece: Piece, files: Files) -> None:
+        if piece.shard.rows > EACH_SHARD:
+            raise StoreError(f"shards of {piece.shard.rows} images; numbers of images are made for at most {EACH_SHARD}")
         lines: dict[str, list[bytes]] = {name: [] for name in (IMAGES, *piece.cards)}
         for entry in piece.entries():
             number = image_number(entry.record, piece.shard.index, entry.place)
