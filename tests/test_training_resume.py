@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,23 @@ def test_a_run_can_begin_with_the_weights_of_another(undisturbed: Path, tmp_path
         assert torch.allclose(tensor, theirs[name], atol=1e-6)
     with pytest.raises(TrainingError, match="start_from.*12.*expected 16"):
         train(tmp_path / "wider", {"start_from": str(undisturbed)}, method={"width": 16})
+
+
+def test_what_a_run_was_begun_with_may_be_gone_when_it_goes_on(
+    undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Unless frozen weights come from there, which its own checkpoints leave out."""
+    for frozen in (True, False):
+        first, folder = tmp_path / f"first {frozen}", tmp_path / f"run {frozen}"
+        shutil.copytree(undisturbed, first)
+        changes = {"start_from": str(first), "steps": 12, "checkpoints": {"frozen": frozen}}
+        train(folder, changes)
+        shutil.rmtree(first)
+        capfd.readouterr()
+        if frozen:
+            assert train(folder, changes)[1].finished
+            said = capfd.readouterr().err
+            assert "going on from step 12" in said and "beginning with" not in said
+        else:
+            with pytest.raises(CheckpointError, match="no checkpoint at"):
+                train(folder, changes)

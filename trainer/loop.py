@@ -94,6 +94,11 @@ class Loop:
             raise RecipeError(
                 "`evaluate_every`, `checkpoints.best`: nothing is evaluated in this run; expected neither of them"
             )
+        choice = recipe.checkpoints
+        self.checkpoints = Checkpoints(str(folder / "checkpoints"), keep=choice.keep, best=choice.best)
+        if ranks.by_first(self._is_whole):
+            # What it was begun with is in its checkpoint, and may be gone.
+            recipe = recipe.model_copy(update={"start_from": None})
         self._notes = prepare(method, recipe, store)
         self._hollow = hollow(method) if evaluate and recipe.sharding != "ddp" and ranks.count > 1 else None
         self.method = method.to(ranks.device)
@@ -106,8 +111,6 @@ class Loop:
         self._statistics = statistics_of(method)
         scaled = recipe.precision == "fp16"
         self.updates = Updates(self.optimizer, clip=recipe.optimizer.clip, scaled=scaled, device=ranks.device)
-        choice = recipe.checkpoints
-        self.checkpoints = Checkpoints(str(folder / "checkpoints"), keep=choice.keep, best=choice.best)
         self.done = 0
         self._saved = 0
         self._evaluate = evaluate
@@ -142,6 +145,11 @@ class Loop:
             finished = self.done == self.steps
             # Of ranks that stop together, the signal may have come to another one.
             return Outcome(steps=self.done, finished=finished, signal=None if finished else signals.caught or SIGTERM)
+
+    def _is_whole(self) -> bool:
+        """Whether there is a checkpoint to go on from that holds all parameters, frozen ones too."""
+        latest = self.checkpoints.latest()
+        return latest is not None and latest.about.frozen is None
 
     def only_begin(self) -> str:
         """Keeps what the run would begin with as its checkpoint of step 0, and where that is. Raises CheckpointError where it has one."""
