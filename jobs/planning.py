@@ -70,7 +70,7 @@ def _described(choices: ImageChoices) -> list[dict[str, Any]]:
 def _completed(described: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What an older version stored, with the defaults of keys that came since."""
     sources = [entry for entry in described if "rules" not in entry]
-    rules = next((entry["rules"] for entry in described if "rules" in entry), {})
+    rules: dict[str, Any] = next((entry["rules"] for entry in described if "rules" in entry), {})
     try:
         return _described(ImageChoices.model_validate({"images": sources, **rules}))
     except (ValidationError, TypeError):

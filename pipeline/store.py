@@ -18,14 +18,12 @@ import re
 import socket
 import uuid
 from collections.abc import Iterator
-from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from expert_zoo.card import ExpertCard
-from expert_zoo.spec import Kind, Quantity
 from manifests.manifest import METADATA_KEY, Manifest, cut
 from manifests.record import ImageRecord, from_batch
 from pipeline.cell import CellReader, CellWriter
@@ -161,14 +159,12 @@ class LabelStore:
     def card(self, column: str) -> ExpertCard:
         """Raises UnknownFormat for a kind or quantity of a later version, StoreError where there is no card."""
         name = f"{LABELS}/{column}/{CARD}"
-        data = b""
         try:
-            data = self.storage.read(name)
-            return ExpertCard.read(data)
+            return ExpertCard.read(self.storage.read(name))
         except FileNotFoundError:
             raise StoreError(f"{self.storage.url} has no column {column}; `expert-labels status` lists them") from None
         except ValidationError as error:
-            if of_later := _unknown_words(data):
+            if of_later := _unknown_words(error):
                 raise UnknownFormat(f"{self.storage.url}/{name}: {of_later}") from error
             raise StoreError(f"{self.storage.url}/{name} is not an expert card: {error}") from error
 
@@ -350,15 +346,12 @@ class LabelStore:
         return f"{LABELS}/{column}/{shard_name(index)}.{attempt}"
 
 
-def _unknown_words(data: bytes) -> str:
-    """What in a card's JSON is of a later version: its kind, its quantity; "" if neither."""
-    try:
-        spec = json.loads(data)["spec"]
-        stated = {"kind": (spec["kind"], get_args(Kind)), "quantity": (spec["quantity"], get_args(Quantity))}
-    except (ValueError, KeyError, TypeError):
-        return ""
+def _unknown_words(error: ValidationError) -> str:
+    """What in a card's spec is a word of a later version, such as its kind or quantity; "" if nothing."""
     strange = [
-        f"{what} {word!r}" for what, (word, known) in stated.items() if isinstance(word, str) and word not in known
+        f"{found['loc'][-1]} {found['input']!r}"
+        for found in error.errors()
+        if found["type"] == "literal_error" and found["loc"][0] == "spec" and isinstance(found["input"], str)
     ]
     if not strange:
         return ""

@@ -107,7 +107,7 @@ def test_a_column_without_a_cell_is_in_nobodys_way(tmp_path: Path) -> None:
 # ---- columns of a later version
 
 
-@pytest.mark.parametrize(("key", "word"), [("kind", "point_cloud"), ("quantity", "temperature")])
+@pytest.mark.parametrize(("key", "word"), [("kind", "point_cloud"), ("quantity", "temperature"), ("flip", "rotate")])
 def test_a_column_of_a_later_version_is_listed_and_left_out(tmp_path: Path, key: str, word: str) -> None:
     store = small_store(tmp_path, [Grey(), Squares()], photos=5, shard_size=3)
     folder = tmp_path / "store" / "labels" / Squares().card.column

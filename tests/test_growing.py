@@ -314,6 +314,8 @@ def test_many_growths_at_random(tmp_path: Path) -> None:
             for row, record in enumerate(store.records(shard, dropped=True)):
                 assert places.setdefault(record.image_id, (shard.index, row)) == (shard.index, row)
         assert difference(store, manifest).nothing
+        half = {shard.index for shard in store.plan.shards() if draw.random() < 0.5}
+        assert store.plan.images_of(half) == sum(len(store.plan.shard(index)) for index in half)
     assert store.plan.growths[-1].number == 12  # type: ignore[attr-defined]
 
 
