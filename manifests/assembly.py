@@ -224,11 +224,3 @@ def _found(
         return np.zeros(len(places), bool), np.zeros(len(places), np.int64)
     at = np.minimum(np.searchsorted(ascending, places), len(ascending) - 1)
     return ascending[at] == places, at if values is None else values[at]
-
-
-def counted(picked: Picked, reasons: dict[int, str]) -> list[RejectionCount]:
-    """What was left out of one bucket in words; ``reasons``: a phrase for each number."""
-    return [
-        RejectionCount(source=source, reason=reasons[reason], count=count, examples=tuple(examples))
-        for (source, reason), (count, examples) in picked.out.items()
-    ]

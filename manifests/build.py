@@ -26,16 +26,17 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from manifests.assembly import Assembly, counted, parts_for, read_sorted
+from manifests.assembly import Assembly, parts_for, read_sorted
 from manifests.buckets import BUCKETS, bucket_of
 from manifests.cleaning import CaptionRules
 from manifests.duplicates import Duplicates, Look, SeenFiles
 from manifests.guard import AnyGuard, guarded
-from manifests.joining import PLACEHOLDER, Names, joined
+from manifests.joining import Names, joined
+from manifests.ledger import Ledger, reasons_of
 from manifests.location import local_path, replacing
-from manifests.looking import SeenNames, look_at_bucket, names_seen
+from manifests.looking import UNSEEN, look_at_bucket, names_seen
 from manifests.manifest import ManifestWriter
-from manifests.report import BuildReport, GuardCount, RejectionCount, Sums, Tally
+from manifests.report import BuildReport, RejectionCount
 from manifests.spill import Source, Spill, signature, spill
 from manifests.workers import Workers, advance, started
 
@@ -93,10 +94,9 @@ def build(
         starts = np.cumsum([0, *(found.rows for found in spills)])
         rows = int(starts[-1])
         assembly = Assembly(folder, tuple((s.folder, int(first)) for s, first in zip(spills, starts, strict=False)))
-        seen = SeenNames(Names.of_all([]), Names.of_all([]), {})
-        if look is not None and duplicates.look:
-            _look_at_all(assembly, rows, out_url, duplicates, look, hands, progress)
-            seen = names_seen(assembly, range(BUCKETS))
+        seen = (
+            names_seen(assembly) if _look_at_all(assembly, rows, out_url, duplicates, look, hands, progress) else UNSEEN
+        )
         pictures = joined(
             ids=assembly.ids,
             keys=partial(assembly.names, "keys"),
@@ -110,47 +110,26 @@ def build(
         )
         assembly = replace(assembly, parts=parts_for(len(pictures.members)))
         assembly.save(pictures)
-        sums = Sums(source.name for source in sources)
-        tally = Tally()
+        ledger = Ledger(
+            (source.name for source in sources), guards, reasons_of(guards, duplicates.most, list(seen.problems))
+        )
         for spilled in spills:
-            tally.extend(spilled.rejections)
-        reasons = _reasons(guards, duplicates, list(seen.problems))
-        kept_out: list[dict[str, int]] = [{} for _ in guards]
+            ledger.rejected(spilled.rejections)
         for picked in hands.in_order(assembly.pick, range(BUCKETS)):
-            tally.extend(counted(picked, reasons))
-            for (source, reason), (count, _) in picked.out.items():
-                sums.add(source, read=count, left_out=count)
-                if reason >= 0:
-                    kept_out[reason][source] = kept_out[reason].get(source, 0) + count
+            ledger.picked(picked)
         for found in hands.in_order(assembly.merge, range(assembly.parts)):
-            tally.extend(found.clashes)
-            for clash in found.clashes:
-                sums.add(clash.source, read=clash.count, left_out=clash.count)
-            for source, count in found.later.items():
-                sums.add(source, read=count, merged=count)
+            ledger.merged(found)
         with ManifestWriter(out_url, seed=seed) as writer:
             sort = partial(assembly.sort, captioned=captions.drop_uncaptioned)
             for number, done in enumerate(hands.in_order(sort, range(BUCKETS)), 1):
-                tally.extend(done.bare)
-                for bare in done.bare:
-                    sums.add(bare.source, read=bare.count, left_out=bare.count)
                 for batch in read_sorted(done).to_batches(max_chunksize=_ROW_GROUP):
                     writer.write(batch)
-                for source, images in done.images.items():
-                    sums.add(source, read=images, images=images, captions=done.captions[source])
                 done.path.unlink()
+                ledger.sorted(done)
                 progress("writing", number, BUCKETS)
             if writer.count == 0:
-                raise ValueError(_nothing_found(sources, tally.counts()))
-    report = BuildReport(
-        manifest=writer.manifest,
-        sources=sums.counts(),
-        guards=tuple(
-            GuardCount(guard=guard.name, keys=len(names), kept_out=dict(sorted(counts.items())))
-            for guard, names, counts in zip(guards, watched, kept_out, strict=True)
-        ),
-        rejections=tally.counts(),
-    )
+                raise ValueError(_nothing_found(sources, ledger.rejections))
+    report = ledger.report(writer.manifest, [len(names) for names in watched])
     with replacing(f"{out_url}.report.json") as stream:
         stream.write(json.dumps(report.as_json(), indent=1, ensure_ascii=False).encode())
     return report
@@ -183,8 +162,17 @@ def _read(task: _Reading) -> Spill:
 
 
 def _look_at_all(
-    assembly: Assembly, rows: int, out_url: str, rules: Duplicates, look: Look, hands: Workers, progress: Progress
-) -> None:
+    assembly: Assembly,
+    rows: int,
+    out_url: str,
+    rules: Duplicates,
+    look: Look | None,
+    hands: Workers,
+    progress: Progress,
+) -> bool:
+    """Look at the files of all rows, where that is asked for; whether it was."""
+    if look is None or not rules.look:
+        return False
     done = 0
 
     def on_rows(count: int) -> None:
@@ -197,6 +185,7 @@ def _look_at_all(
     with SeenFiles(beside) as seen:
         for bucket in range(BUCKETS):
             look_at_bucket(assembly, bucket, rules=rules, look=look, seen=seen, workers=hands, on_rows=on_rows)
+    return True
 
 
 def _with_more(names: Callable[[int], Names], more: Names) -> Callable[[int], Names]:
@@ -209,15 +198,6 @@ def _with_more(names: Callable[[int], Names], more: Names) -> Callable[[int], Na
         return Names.of_all([names(bucket), Names(more.name[some], more.row[some])])
 
     return both
-
-
-def _reasons(guards: Sequence[AnyGuard], duplicates: Duplicates, problems: Sequence[str]) -> dict[int, str]:
-    """The phrase for each number that `manifests.joining.Joined` gives as the reason why a row is left out."""
-    reasons = {number: f"kept out by guard: {guard.name}" for number, guard in enumerate(guards)}
-    reasons[PLACEHOLDER] = f"a placeholder: more than {duplicates.most} pictures have this content"
-    return reasons | {
-        PLACEHOLDER - 1 - number: f"file cannot be read: {problem}" for number, problem in enumerate(problems)
-    }
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.assembly import SEEN_SCHEMA, Assembly
-from manifests.buckets import KEYED_SCHEMA, concatenated
+from manifests.buckets import BUCKETS, KEYED_SCHEMA, concatenated
 from manifests.duplicates import Duplicates, Look, Seen, SeenFiles
 from manifests.joining import Names
 from manifests.names import name_numbers
@@ -88,11 +88,15 @@ class SeenNames:
     problems: dict[str, np.ndarray]
 
 
-def names_seen(assembly: Assembly, buckets: range) -> SeenNames:
-    """The names that `look_at_bucket` has found in all of ``buckets``. Memory: 16 bytes for each hash."""
+#: Where nobody has looked.
+UNSEEN = SeenNames(Names.of_all([]), Names.of_all([]), {})
+
+
+def names_seen(assembly: Assembly) -> SeenNames:
+    """The names that `look_at_bucket` has found in all buckets. Memory: 16 bytes for each hash."""
     content, near = [], []
     problems: dict[str, np.ndarray] = {}
-    for bucket in buckets:
+    for bucket in range(BUCKETS):
         table = assembly.read_seen(bucket).combine_chunks()
         places = table.column("place").to_numpy()
         texts = {name: concatenated([table], SEEN_SCHEMA).column(name) for name in Seen._fields}

@@ -27,10 +27,11 @@ from expert_zoo.labels import DenseMap
 from jobs.cli import app
 from jobs.job import Job, PackChoice, RayChoice, load_job
 from jobs.planning import open_or_plan
-from jobs.sources_file import SourcesFile
+from jobs.sources_file import ImageChoices, SourcesFile
 from manifests.build import build
 from manifests.cleaning import CaptionRules
 from manifests.duplicates import Duplicates
+from manifests.guard import AnyGuard
 from manifests.scenes import render_uri
 from manifests.sources import AnySource, Scenes
 from pipeline.audit import agreement
@@ -246,6 +247,20 @@ def test_the_table_of_packs_names_exactly_their_fields() -> None:
     assert {key.strip("`"): stated(default) for key, default, _ in packs} == {
         field: actual(PackChoice, field) for field in PackChoice.model_fields
     }
+
+
+def test_the_tables_of_manifests_name_exactly_the_rules_with_their_defaults() -> None:
+    document = ROOT / "docs/manifests.md"
+    for heading, first, model in (("Captions", "rule", CaptionRules), ("Duplicates", "key", Duplicates)):
+        told = {key.strip("`"): stated(default) for key, default, _ in table(section(document, heading), first)}
+        assert told == {field: actual(model, field) for field in model.model_fields}
+    guards = {cells[0].strip("`"): cells for cells in table(section(document, "Guards"), "guard")}
+    models = {model.model_fields["guard"].default: model for model in get_args(get_args(AnyGuard)[0])}
+    assert set(guards) == set(models)
+    for name, model in models.items():
+        assert ("`addresses`" in guards[name][3]) == ("addresses" in model.model_fields)
+    keys = {keys.strip("`") for keys, _, _ in table(section(document, "Building"), "key")}
+    assert keys == set(ImageChoices.model_fields)
 
 
 def options_of(name: str) -> dict[str, Any]:
