@@ -70,32 +70,40 @@ class BuildProgress:
 
     def __init__(self) -> None:
         self._what = ""
+        self._line = ""
         self._bar: tqdm | None = None
         self._said = time.monotonic()
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
-        if sys.stderr.isatty():
-            if what != self._what:
-                self._close()
-                unit = "img" if total is None or what == "looking at files" else "part"
-                self._bar = tqdm(
-                    total=total, desc=f"{what:<28}", unit=unit, unit_scale=unit == "img", dynamic_ncols=True
-                )
-            assert self._bar is not None
+        if what != self._what:
+            self._end_step()
+            self._what, self._said = what, time.monotonic()
+            if sys.stderr.isatty():
+                self._bar = _bar(what, total)
+        if self._bar is not None:
             self._bar.update(done - self._bar.n)
-        elif what != self._what or time.monotonic() - self._said > _LOG_EVERY:
+            return
+        self._line = f"{what}: {done:,} images" if total is None else f"{what}: {done:,} of {total:,}"
+        if time.monotonic() - self._said > _LOG_EVERY:
             self._said = time.monotonic()
-            share = f"{done:,} images" if total is None else f"{done:,} of {total:,}"
-            print(f"{what}: {share}", file=sys.stderr, flush=True)
-        self._what = what
+            print(self._line, file=sys.stderr, flush=True)
 
-    def _close(self) -> None:
+    def _end_step(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+        elif self._line:
+            print(self._line, file=sys.stderr, flush=True)
+            self._line = ""
 
     def __enter__(self) -> BuildProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self._end_step()
+
+
+def _bar(what: str, total: int | None) -> tqdm:
+    images = total is None or what == "looking at files"
+    unit = "img" if images else "part"
+    return tqdm(total=total, desc=f"{what:<28}", unit=unit, unit_scale=images, dynamic_ncols=True)
