@@ -109,11 +109,16 @@ def _calibrate(
     pack: Pack, names: set[str], records: list[ImageRecord], missing: dict[str, tuple[int, int]], folder: Path
 ) -> list[ColumnForecast]:
     """What one image costs: the pack's wall time on one worker, shared out by what each expert computed."""
-    last = try_out(pack, records, folder, only=names)[-1]
+    # Whoever reads what another one says needs that one beside it here, where nothing is committed yet.
+    experts = [choice.create() for choice in pack.experts if choice.name in names]
+    read = {column.partition("@")[0] for expert in experts for column in expert.reads}
+    last = try_out(pack, records, folder, only=names | read)[-1]
     wall = last.seconds / last.images
     computed = sum(result.seconds.compute for result in last.results) or 1.0
     forecasts = []
     for result in last.results:
+        if result.column not in missing:
+            continue
         stored = result.receipt.stored if result.receipt else 0
         cells, images = missing[result.column]
         forecasts.append(

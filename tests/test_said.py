@@ -11,6 +11,7 @@ import pytest
 from expert_zoo.expert import Expert, Photo
 from expert_zoo.labels import Label, Scores, Text
 from expert_zoo.spec import LabelSpec
+from jobs.planning import open_or_plan
 from pipeline.journal import Journal
 from pipeline.labeller import Effort, Labeller
 from pipeline.reader import LabelReader
@@ -144,3 +145,24 @@ def test_one_pack_sees_a_photo_once_for_both(tmp_path: Path) -> None:
     columns = [expert.card.column for expert in experts]
     Labeller(store, experts, effort=Effort()).label(shard, columns, Journal(store.storage, "run", shard.name))
     assert len(seen) == 6 and len(set(seen)) == 3
+
+
+def test_a_dry_run_measures_whoever_reads(tmp_path: Path) -> None:
+    """What it reads is committed in the store, and not in the one that is made for measuring."""
+    from jobs.forecast import forecast
+    from jobs.job import load_job
+
+    photos = tmp_path / "photos"
+    write_photos(photos, photos=7)
+    job = tmp_path / "job.yaml"
+    experts = (
+        f"[{{teller: {{use: tests.test_said:Teller}}}}, {{judge: {{use: tests.test_said:Judge, reads: {COLUMN}}}}}]"
+    )
+    job.write_text(
+        f"store: {tmp_path}/store\nimages: [{{source: folder, path: {photos}}}]\nshard_size: 3\nray: {{cpus: 1}}\nexperts: {experts}\n"
+    )
+    store = open_or_plan(load_job(str(job))).store
+    label(store, [Teller()])
+    found = forecast(load_job(str(job)), lambda _: None)
+    (column,) = found.columns
+    assert column.column == Judge(COLUMN).card.column and column.images == 7 and column.bytes_per_image > 0
