@@ -24,14 +24,14 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from expert_zoo.card import ExpertCard
-from manifests.manifest import METADATA_KEY, Manifest, cut
-from manifests.record import ImageRecord, from_batch
+from manifests.manifest import Manifest, cut
+from manifests.record import ImageRecord
 from pipeline.cell import CellReader, CellWriter
-from pipeline.changed import ChangedRecords
 from pipeline.errors import DamagedCell, StoreError, UnknownFormat
 from pipeline.growth import GrownPlan, grown
-from pipeline.plan import FORMAT, MANIFEST, Part, Shard, ShardPlan, shard_name
+from pipeline.plan import FORMAT, MANIFEST, Shard, ShardPlan, shard_name
 from pipeline.receipt import Receipt, Seconds, installed_packages
+from pipeline.shard_records import ShardRecords, is_cut_by
 from pipeline.storage import Storage, open_storage
 
 PLAN = "store.json"
@@ -48,9 +48,7 @@ class LabelStore:
     def __init__(self, storage: Storage, plan: ShardPlan) -> None:
         self.storage = storage
         self.plan = plan
-        self._footers: dict[str, pq.FileMetaData] = {}
-        changed = plan.changed if isinstance(plan, GrownPlan) else None
-        self._changed = ChangedRecords(storage, changed) if changed else None
+        self._records = ShardRecords(storage, plan)
 
     @classmethod
     def open(cls, url: str) -> LabelStore:
@@ -106,23 +104,7 @@ class LabelStore:
 
     def records(self, shard: Shard, *, dropped: bool = False) -> list[ImageRecord]:
         """The shard's images, in manifest order: one row group, one read. ``dropped``: with those that were taken out."""
-        part = self.plan.part(shard.index)
-        try:
-            with self.storage.open(part.file) as stream:
-                file = pq.ParquetFile(stream, metadata=self._footers.get(part.file))
-                self._footers[part.file] = file.metadata  # of a large manifest, tenths of a second to parse
-                if not _is_cut_by(part, file.metadata):
-                    raise StoreError(
-                        f"{self.storage.url}/{part.file} is not the manifest that is cut into {len(part)} shards of "
-                        f"{part.shard_size} here; it was replaced: restore it or make a new store"
-                    )
-                table = file.read_row_group(shard.index - part.first).combine_chunks()
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
-            raise StoreError(f"cannot read {self.storage.url}/{part.file}: {error}; restore it") from error
-        records = [record for batch in table.to_batches() for record in from_batch(batch)]
-        if self._changed is not None:
-            for row, record in self._changed.in_shard(shard.index).items():
-                records[row] = record
+        records = self._records.of(shard)
         return records if dropped or not shard.dropped else [records[row] for row in shard.kept]
 
     # ---- columns
@@ -385,22 +367,11 @@ def has_failures(store: LabelStore, column: str, shard: Shard) -> bool:
         return any(row["status"] == "failed" for row in cell.rows)
 
 
-def _is_cut_by(part: Part, found: pq.FileMetaData) -> bool:
-    """Whether a manifest is the part's, with one row group for each of its shards."""
-    about = (found.metadata or {}).get(METADATA_KEY, b"{}")
-    first = found.row_group(0).num_rows if found.num_row_groups else 0
-    return (
-        json.loads(about).get("fingerprint") == part.manifest
-        and found.num_row_groups == len(part)
-        and first == min(part.shard_size, part.images)
-    )
-
-
 def _check_left_over(storage: Storage, plan: ShardPlan) -> None:
     """A manifest without a plan: another process is planning the same, or one was killed between the two files."""
     with storage.open(MANIFEST) as stream:
         left = pq.ParquetFile(stream).metadata
-    if not _is_cut_by(plan.parts[0], left):
+    if not is_cut_by(plan.parts[0], left):
         shards = f"{left.num_rows} images in shards of {left.row_group(0).num_rows}"
         raise StoreError(
             f"{storage.url}/{MANIFEST} has {shards} and no {PLAN} beside it; expected the {plan.images} images of manifest "
