@@ -96,6 +96,8 @@ def _checks(
     """The checks of a column's committed cells in shard order, never more than ``in_work`` of them begun and not taken."""
     sizes = {name: entry.bytes for name, entry in listed.items()}
     committed = store.committed(card.column, beyond=True)
+    if max(committed, default=-1) >= len(store.plan):
+        store = LabelStore.open(store.storage.url)  # it may have grown since it was opened, and been labelled
     report.missing += sum(shard.index not in committed and len(shard) > 0 for shard in store.plan.shards())
     begun: deque[Future[CellCheck]] = deque()
     for index in sorted(committed):

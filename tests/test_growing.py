@@ -444,6 +444,18 @@ def test_files_of_a_growth_that_never_was_are_swept(tmp_path: Path, photos: list
     assert records_of(LabelStore.open(store.storage.url)) == photos[1:12]
 
 
+def test_an_audit_that_began_before_the_growth(tmp_path: Path, photos: list[ImageRecord]) -> None:
+    """What came meanwhile is not beyond the plan."""
+    old = labelled(tmp_path, photos[:6])
+    store = grown(old, tmp_path, photos[1:12])
+    label_all(store, experts())
+    before = bytes_of(store)
+    report = audit(old, deep=True, grace_seconds=0)
+    assert not report.findings and not report.garbage and report.cells == 8
+    repair(old, report, grace_seconds=0)
+    assert bytes_of(store) == before
+
+
 def test_lists_of_earlier_growths_are_swept(tmp_path: Path, photos: list[ImageRecord]) -> None:
     store = grown(labelled(tmp_path, photos[:6]), tmp_path, [dataclasses.replace(photos[0], split="a"), *photos[2:9]])
     assert not audit(store).garbage
