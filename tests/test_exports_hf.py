@@ -88,6 +88,13 @@ def test_the_folder_is_a_dataset_by_itself(store: LabelStore, tmp_path: Path) ->
     found = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
     assert len(found) == PHOTOS and "image" not in found.features
     assert "| grey |" in (tmp_path / "out/README.md").read_text()
+    export(store, str(tmp_path / "out"), HuggingFace(), columns=["squares"], overwrite=True)
+    found = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache2"), split="train")
+    assert "squares" in found.features and "grey" not in found.features
+    assert (
+        "| squares |" in (tmp_path / "out/README.md").read_text()
+        and verify(store, str(tmp_path / "out"), HuggingFace()) == []
+    )
 
 
 def test_photos_and_missing_cells(store: LabelStore, tmp_path: Path) -> None:

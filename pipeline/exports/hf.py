@@ -78,7 +78,6 @@ class HuggingFace(Layout):
                     writer.write_table(pa.Table.from_pylist(rows, schema))
 
     def finish(self, cards: Mapping[str, ExpertCard], shards: list[int], files: Files) -> None:
-        licences = {card.licence for card in cards.values()}
         lines = [
             "---",
             "configs:",
@@ -93,13 +92,15 @@ class HuggingFace(Layout):
             "| column | what it is | licence |",
             "|---|---|---|",
             *(
-                f"| {card.name} | {card.summary} | {card.licence}{'' if card.commercial_use else ', no commercial use'} |"
-                for card in cards.values()
+                f"| {name} | {card.summary} | {card.licence}{'' if card.commercial_use else ', no commercial use'} |"
+                for name, card in cards.items()
             ),
             "",
-            "Photos have licences of their own: see the column `license`." if licences else "",
+            "Photos have licences of their own: see the column `license`.",
+            "",
         ]
-        files.put("README.md", "\n".join(lines).encode())
+        with files.create("README.md") as target:
+            target.write("\n".join(lines).encode())
 
     def _columns(self, cards: Mapping[str, ExpertCard]) -> dict[str, Column]:
         found: dict[str, Column] = {name: _value(pa.string()) for name in _RECORD}
