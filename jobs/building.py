@@ -44,6 +44,16 @@ def build_manifest(
         )
     except ValueError as error:
         raise JobError(str(error)) from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise JobError(
+            f"{out}: {why}; sources that were read to their end are kept, the same command goes on"
+        ) from error
+    except KeyboardInterrupt:
+        print(
+            f"{out}: stopped; the same command goes on after the last source that was read to its end", file=sys.stderr
+        )
+        raise
 
 
 def usual_workers() -> int:

@@ -64,9 +64,14 @@ class SeenFiles:
 
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path)
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS seen (uri INTEGER PRIMARY KEY, state INTEGER, sha256 BLOB, phash TEXT, near INTEGER)"
-        )
+        try:
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS seen"
+                " (uri INTEGER PRIMARY KEY, state INTEGER, sha256 BLOB, phash TEXT, near INTEGER)"
+            )
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            raise ValueError(f"{path}: {error}; what was seen of files is kept there: delete it") from error
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any, TypeVar
 
 Task = TypeVar("Task")
@@ -17,10 +18,6 @@ Result = TypeVar("Result")
 
 #: Seconds between two looks at how far the workers are.
 _LOOK = 0.3
-
-
-class Stopped(Exception):
-    """A worker was told to stop because another failed."""
 
 
 class Workers:
@@ -84,9 +81,13 @@ class Workers:
                 yield early.pop(due)
                 due += 1
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """End the processes in the middle of what they do; what they have not finished is as if it was never begun."""
         if self._pool is not None:
             self._stop.set()
+
+    def close(self) -> None:
+        if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -96,6 +97,9 @@ def started(count: int) -> Iterator[Workers]:
     workers = Workers(count)
     try:
         yield workers
+    except BaseException:
+        workers.stop()
+        raise
     finally:
         workers.close()
 
@@ -105,15 +109,14 @@ class _Here:
 
     def __init__(self) -> None:
         self._done: Any = None
-        self._stop: Any = None
         self._sum = 0
         self._on_progress: Callable[[int], None] = lambda done: None
 
     def start(self, on_progress: Callable[[int], None]) -> None:
         self._sum, self._on_progress = 0, on_progress
 
-    def join(self, done: Any, stop: Any) -> None:
-        self._done, self._stop = done, stop
+    def join(self, done: Any) -> None:
+        self._done = done
 
     def advance(self, by: int) -> None:
         if self._done is None:
@@ -122,27 +125,26 @@ class _Here:
             return
         with self._done.get_lock():
             self._done.value += by
-        if self._stop.is_set():
-            raise Stopped
 
 
 _here = _Here()
 
 
 def advance(by: int) -> None:
-    """Told by a task: so much more is done. Raises Stopped in a worker that is no longer needed."""
+    """Told by a task: so much more is done."""
     _here.advance(by)
 
 
 def _begin(done: Any, stop: Any) -> None:
     """In a new worker process: interrupts are the parent's to deal with, and a worker does not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _here.join(done, stop)
+    _here.join(done)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def end_with_the_parent() -> None:
-        parent.join()
+    def end_when_not_needed() -> None:
+        while not stop.is_set() and not connection.wait([parent.sentinel], timeout=_LOOK):
+            pass
         os._exit(1)
 
-    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    threading.Thread(target=end_when_not_needed, daemon=True).start()

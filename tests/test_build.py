@@ -110,7 +110,7 @@ RECORDS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sources=st.lists(st.lists(RECORDS, max_size=9), min_size=1, max_size=3),
     guards=st.frozensets(KEYS.filter(lambda key: not key.startswith("url")), max_size=2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from manifests.build import build
 from manifests.cleaning import CaptionRules
 from manifests.manifest import Manifest
 from manifests.sources import Cc3m, Cc12m, Coco, Sbu, VisualGenome
+from pipeline.errors import JobError
 from tests.conftest import ROOT
 
 BUILDER = """
@@ -92,6 +94,40 @@ def test_a_killed_build_taken_up_again_writes_the_same_file(
     assert started(lists, out, workers).wait() == 0
     assert out.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["builder.py", "m.parquet", "m.parquet.report.json"]
+
+
+def test_an_interrupt_stops_all_workers_and_says_that_the_command_goes_on(tmp_path: Path, lists: Path) -> None:
+    out = tmp_path / "m.parquet"
+    command = [sys.executable, "-m", "jobs.cli", "manifest", "build", str(lists / "sources.yaml"), "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not (tmp_path / ".m.parquet.build").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in said and "Traceback" not in said
+    deadline = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("manifests.buckets.BucketWriter.write", full)
+    with pytest.raises(JobError, match="m.parquet: No space left on device; sources that were read"):
+        build_manifest(load_sources(str(lists / "sources.yaml")), str(tmp_path / "m.parquet"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.long

@@ -171,7 +171,9 @@ def test_what_was_seen_is_kept_and_a_changed_file_is_looked_at_again(tmp_path: P
     data = changed.read_bytes()
     os.utime(changed, ns=(1, 1))
     assert looked(Duplicates(content=True)) == ["2.jpg"] and changed.read_bytes() == data
-    assert (tmp_path / "m.parquet.seen.sqlite").exists()
+    (tmp_path / "m.parquet.seen.sqlite").write_bytes(b"something else, of more than a hundred bytes" * 9)
+    with pytest.raises(ValueError, match="m.parquet.seen.sqlite: .*: delete it"):
+        looked(Duplicates(content=True))
 
 
 def test_a_look_that_fails_half_way_keeps_what_it_saw(tmp_path: Path) -> None:
