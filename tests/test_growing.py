@@ -16,7 +16,7 @@ import pytest
 
 import pipeline.growing
 from expert_zoo.expert import Expert
-from manifests.manifest import Manifest
+from manifests.manifest import METADATA_KEY, Manifest
 from manifests.record import ImageRecord
 from pipeline.against import agreement
 from pipeline.audit import audit, repair
@@ -530,3 +530,26 @@ def test_a_difference_says_what_it_is(tmp_path: Path, photos: list[ImageRecord])
     found: Difference = difference(store, manifest_of(tmp_path, photos[2:11]))
     ids = [record.image_id for record in photos]
     assert str(found) == f"5 new ({ids[6]}, {ids[7]}, {ids[8]}, ...); 2 gone ({ids[0]}, {ids[1]})"
+
+
+def test_a_store_whose_manifest_knows_no_keys(tmp_path: Path, photos: list[ImageRecord]) -> None:
+    """Of format 1, as older versions made them."""
+    import pyarrow.parquet as pq
+
+    store = labelled(tmp_path, photos[:6])
+    path = tmp_path / "store" / "manifest.parquet"
+    table = pq.read_table(path)
+    about = pq.read_metadata(path).metadata[METADATA_KEY].replace(b'"format": 2', b'"format": 1')
+    table = table.drop_columns(["keys"]).replace_schema_metadata({METADATA_KEY: about})
+    pq.write_table(table, path, row_group_size=SIZE)
+    store = LabelStore.open(store.storage.url)
+    assert records_of(store) == photos[:6] and not audit(store, deep=True).findings
+    keyed = [dataclasses.replace(record, keys=(f"coco:{n}",)) for n, record in enumerate(photos)]
+    assert difference(store, manifest_of(tmp_path, keyed[:6])).nothing
+    other = dataclasses.replace(keyed[0], image_id="other")
+    store = grown(store, tmp_path, [*keyed[1:8], other, dataclasses.replace(keyed[1], captions=("c",))][1:])
+    assert [r.image_id for r in records_of(store)] == [*(r.image_id for r in [*photos[1:8]]), "other"]
+    assert not audit(store, deep=True).findings
+    # Images that came with keys are known by them from then on.
+    again = [*keyed[1:7], dataclasses.replace(keyed[7], image_id="seven"), other]
+    assert difference(store, manifest_of(tmp_path, again)).counts["new"] == 0
