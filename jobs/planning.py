@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from expert_zoo.expert import Expert
-from jobs.building import build_manifest
+from jobs.building import BuildProgress, build_manifest
 from jobs.job import Job, PackChoice
 from jobs.sources_file import ImageChoices
-from manifests.build import RejectionCount
+from manifests.build import Progress, RejectionCount
 from manifests.manifest import Manifest
 from pipeline.choices import Pack, Unit
 from pipeline.difference import difference
@@ -25,6 +26,8 @@ from pipeline.plan import Shard
 from pipeline.store import LabelStore
 
 Work = list[tuple[Pack, list[Unit]]]
+#: Seconds of a build before it is shown how far it is.
+PATIENCE = 5.0
 #: Keys of a job beside `images` that decide which images there are and with which captions.
 RULES = ("captions", "guard", "duplicates")
 _NOTHING: tuple[RejectionCount, ...] = ()
@@ -91,11 +94,25 @@ def asked_for(job: Job) -> Iterator[tuple[Manifest, tuple[RejectionCount, ...]]]
             if job.manifest is not None:
                 manifest, rejections = Manifest.open(job.manifest), _NOTHING
             else:
-                report = build_manifest(job, str(Path(folder) / "manifest.parquet"), limits=job.limits)
+                with BuildProgress() as shown:
+                    report = build_manifest(
+                        job, str(Path(folder) / "manifest.parquet"), limits=job.limits, progress=_patient(shown)
+                    )
                 manifest, rejections = report.manifest, report.rejections
         except ValueError as error:
             raise JobError(str(error)) from error
         yield manifest, rejections
+
+
+def _patient(progress: Progress) -> Progress:
+    """Silent at first: a build of a few seconds needs no bars."""
+    start = time.monotonic()
+
+    def tell(what: str, done: int, total: int | None) -> None:
+        if time.monotonic() - start > PATIENCE:
+            progress(what, done, total)
+
+    return tell
 
 
 def check_cut(job: Job, store: LabelStore) -> None:

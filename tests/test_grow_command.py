@@ -155,3 +155,14 @@ def test_what_is_fixed_stays_fixed(job: Path, key: str, value: int) -> None:
 def test_there_is_no_store(job: Path) -> None:
     done = runner.invoke(app, ["grow", str(job)])
     assert isinstance(done.exception, StoreError) and "`expert-labels label JOB.yaml` makes one" in str(done.exception)
+
+
+def test_a_long_reading_of_sources_is_shown(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(job)
+
+    def lines() -> list[str]:
+        return runner.invoke(app, ["grow", str(job), "--dry-run"]).stderr.splitlines()
+
+    assert len(lines()) == 1, "a short one is not"
+    monkeypatch.setattr("jobs.planning.PATIENCE", 0.0)
+    assert len(lines()) > 1 and all(": " in line for line in lines())
