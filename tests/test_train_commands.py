@@ -19,11 +19,13 @@ from expert_zoo.catalog import create
 from jobs.captioning import as_read
 from jobs.cli import app
 from manifests.build import build
+from manifests.record import ImageRecord
+from manifests.scenes import scene_uri
 from manifests.sources import Scenes
 from pipeline.errors import ExpertLabelsError
 from pipeline.storage import open_storage
 from pipeline.store import LabelStore
-from tests.small_store import label
+from tests.small_store import label, write_manifest
 from trainer.trained import EXPERTS, open_trained
 
 runner = CliRunner()
@@ -262,3 +264,51 @@ def test_a_run_is_opened_from_a_url_as_from_a_folder(run: Path) -> None:
     there.delete("tokenizer.json")
     with pytest.raises(ExpertLabelsError, match=r"no memory://.*tokenizer.json"):
         open_trained(url)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three scenes under COCO's ids, and questions about them in VQAv2's form; every third question has no picture here."""
+    folder = tmp_path_factory.mktemp("vqa")
+    ids = [f"coco_{number:012d}" for number in (7, 8, 9)]
+    records = [
+        ImageRecord(image_id=one, source="coco", uri=scene_uri(33, n, SIZE), split="val", captions=("A room.",))
+        for n, one in enumerate(ids)
+    ]
+    store = LabelStore.create(str(folder / "store"), write_manifest(folder, records), shard_size=2)
+    label(store, [create(name) for name in ("image", *EXPERTS_OF.values())])
+    numbers = [(image, 10 * image + n) for image in (7, 8, 9, 77) for n in range(2)]
+    questions = [{"image_id": image, "question_id": number, "question": "Is it red?"} for image, number in numbers]
+    answers = [
+        {"question_id": number, "image_id": image, "answer_type": "yes/no", "answers": [{"answer": "yes"}] * 10}
+        for image, number in numbers
+    ]
+    (folder / "questions.json").write_text(json.dumps({"questions": questions}))
+    (folder / "annotations.json").write_text(json.dumps({"annotations": answers}))
+    return folder
+
+
+def test_original_files_of_questions_are_learned_and_asked(asked: Path, tmp_path: Path) -> None:
+    store, embeddings = str(asked / "store"), tmp_path / "embeddings"
+    assert runner.invoke(app, ["embed", store, "-o", str(embeddings), "--method", "random"]).exit_code == 0
+    recipe = write_recipe(tmp_path / "recipe.yaml", store, embeddings, steps=40, schedule={"peak": 0.003})
+    files = {"file": str(asked / "questions.json"), "annotations": str(asked / "annotations.json")}
+    content = yaml.safe_load(recipe.read_text())
+    content["method"]["questions"] = [files]
+    content["data"]["per"] = "text"
+    content["batch"] = {"size": 6, "most_per_rank": 6}
+    content["evaluation"] = {"task": "answers", "limit": 1}
+    recipe.write_text(yaml.safe_dump(content))
+    trained = runner.invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run")])
+    assert trained.exit_code == 0, trained.output
+    assert "6 examples an epoch, of 3 images" in trained.stderr and "evaluation: answers of 1 photos" in trained.stderr
+    assert "step 40: answers/accuracy 100" in trained.stderr, trained.stderr
+    # Afterwards as in training, then as a server asks that keeps the answers.
+    ours = runner.invoke(app, ["evaluate", str(tmp_path / "run"), "--task", "answers", "--json"])
+    assert json.loads(ours.stdout)["numbers"] == {"accuracy": 100, "accuracy/yes/no": 100}
+    secret = ["--questions", str(asked / "questions.json"), "--results", str(tmp_path / "results.json")]
+    found = runner.invoke(app, ["evaluate", str(tmp_path / "run"), "--task", "answers", *secret])
+    assert found.exit_code == 0 and "not scored: what is true is for the server alone" in found.stdout, found.output
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results == [{"question_id": number, "answer": "yes"} for number in (70, 71, 80, 81, 90, 91)]
+    assert "no answers to compare with" in problem("evaluate", str(tmp_path / "run"), "--task", "answers", *secret[:2])

@@ -107,15 +107,16 @@ class Logs:
         else:
             self.say(f"step {step} of {self._steps}: {shown}")
 
-    def metrics(self, step: int, numbers: dict[str, float]) -> None:
-        """Of an evaluation."""
+    def metrics(self, step: int, numbers: dict[str, float], *, seconds: float) -> None:
+        """Of an evaluation that took so long."""
         if self._file is None:
             return
         self._write({"step": step, "evaluation": numbers})
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(f"evaluation/{name}", value, step)
-        self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        self.say(f"step {step}: {shown}; evaluated in {seconds:.0f} s")
 
     def say(self, line: str) -> None:
         """To people only."""

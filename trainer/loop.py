@@ -297,9 +297,12 @@ class Loop:
         metrics, wrong = dict[str, float](), None
         ends = self.done == self.steps
         if self._evaluate is not None and (ends or self._is_due(self.recipe.evaluate_every)):
+            start = time.perf_counter()
             metrics, wrong = self._evaluated(self._evaluate)
+            seconds = time.perf_counter() - start
+            self._clock.leave_out(seconds)
             if metrics:
-                self._logs.metrics(self.done, metrics)
+                self._logs.metrics(self.done, metrics, seconds=seconds)
         # What went wrong with the evaluation is told when what was trained until here is safe.
         if not (
             wrong
@@ -330,7 +333,7 @@ class Loop:
 
     def _evaluated(self, evaluate: Evaluate) -> tuple[dict[str, float], ExpertLabelsError | None]:
         """Numbers, or what went wrong, on every rank."""
-        start = time.perf_counter()
+        self._logs.say(f"step {self.done}: evaluating")
         self.module.eval()
         try:
             with generators.untouched(self.ranks.device), torch.no_grad(), self._whole() as method:
@@ -339,7 +342,6 @@ class Loop:
             return {}, error
         finally:
             self.module.train()
-            self._clock.leave_out(time.perf_counter() - start)
 
     def _whole(self) -> AbstractContextManager[Method]:
         return nullcontext(self.method) if self._hollow is None else filled(self._hollow, self.method)
