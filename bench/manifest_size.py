@@ -1,6 +1,6 @@
 """A manifest of eleven million images from the five datasets' original forms: built, planned, measured at three sizes.
 
-    python -m bench.manifest_size --scales 0.01 0.1 1
+    python -m bench.manifest_size --manifest-scales 0.01 0.1 1
 
 The lists are made by `bench.original_files`. Each step runs in processes of its own; peak memory is that of all of them
 together, looked at four times a second.
@@ -101,14 +101,18 @@ def measure(arguments: argparse.Namespace) -> Part:
         ]
     ]
     figures: list[Figure] = []
-    for scale in arguments.scales:
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.folder) as name:
+    for scale in arguments.manifest_scales:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.manifest_folder) as name:
             folder = Path(name)
-            lists = arguments.lists if arguments.lists and scale == arguments.scales[-1] else folder / "lists"
+            lists = (
+                arguments.manifest_lists
+                if arguments.manifest_lists and scale == arguments.manifest_scales[-1]
+                else folder / "lists"
+            )
             if lists == folder / "lists":
                 write_all(lists, scale=scale)
             out = str(folder / "manifest.parquet")
-            built = alone("build", str(lists / "sources.yaml"), out, str(arguments.workers))
+            built = alone("build", str(lists / "sources.yaml"), out, str(arguments.manifest_workers))
             planned = alone("plan", out, str(folder / "store"))
         images, seconds, peak = built["images"], built["seconds"], built["peak"] / 1e9
         steps = built["steps"]
@@ -150,7 +154,7 @@ def measure(arguments: argparse.Namespace) -> Part:
             Figure(name="peak memory of planning", value=planned["peak"] / 1e9, unit="GB"),
         ]
     how = (
-        f"Lists in the original forms of COCO (Karpathy), Visual Genome, CC3M, SBU and CC12M, three guards, {arguments.workers} "
+        f"Lists in the original forms of COCO (Karpathy), Visual Genome, CC3M, SBU and CC12M, three guards, {arguments.manifest_workers} "
         f"workers; then `LabelStore.create` with shards of {SHARD_SIZE}. The figures are of the largest size. Making the lists "
         "is not counted."
     )
@@ -158,10 +162,12 @@ def measure(arguments: argparse.Namespace) -> Part:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.01, 0.1])
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="for lists and manifests; at scale 1, 10 GB")
-    parser.add_argument("--lists", type=Path, default=None, help="lists that are there, for the last of the scales")
+    parser.add_argument("--manifest-scales", type=float, nargs="+", default=[0.01, 0.1])
+    parser.add_argument("--manifest-workers", type=int, default=2)
+    parser.add_argument("--manifest-folder", type=Path, default=None, help="for lists and manifests; at scale 1, 10 GB")
+    parser.add_argument(
+        "--manifest-lists", type=Path, default=None, help="lists that are there, for the last of the scales"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import growing, loader, occlusion, plan, png, scan, scenes, size, throughput
+from bench import growing, loader, manifest_size, occlusion, plan, png, scan, scenes, size, throughput
 from bench.report import Part, measured, show
 
 QUICK = {
@@ -20,6 +20,7 @@ QUICK = {
     "turns": 1,
     "cells": 600,
     "records": 20_000,
+    "manifest_scales": [0.001],
     "grown": 50_000,
     "scenes": 40,
     "png_scenes": 4,
@@ -34,9 +35,9 @@ QUICK = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measure throughput, scanning, planning, growing, size, scenes, PNG encoding and the loader."
+        description="Measure throughput, scanning, planning, manifests, growing, size, scenes, PNG encoding and the loader."
     )
-    parts = (throughput, scan, plan, growing, scenes, png, occlusion, loader)
+    parts = (throughput, scan, plan, manifest_size, growing, scenes, png, occlusion, loader)
     for part in parts:
         part.add_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="small numbers, to see that everything runs")
