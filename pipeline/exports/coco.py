@@ -60,7 +60,9 @@ class Coco(Layout):
 
     def write(self, piece: Piece, files: Files) -> None:
         if piece.shard.rows > EACH_SHARD:
-            raise StoreError(f"shards of {piece.shard.rows} images; numbers of images are made for at most {EACH_SHARD}")
+            raise StoreError(
+                f"shards of {piece.shard.rows} images; numbers of images are made for at most {EACH_SHARD}"
+            )
         lines: dict[str, list[bytes]] = {name: [] for name in (IMAGES, *piece.cards)}
         for entry in piece.entries():
             number = image_number(entry.record, piece.shard.index, entry.place)
