@@ -95,6 +95,29 @@ def test_export_and_its_verification(store: str, tmp_path: Path) -> None:
     assert runner.invoke(app, ["export", store, "--out", out, "--verify"]).exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "--format: expected webdataset, hf, coco or prismer"),
+        (["--format", "coco", "--photos"], "leave --photos out"),
+        (["--format", "hf", "--dataset", "a=cc12m"], "--embeddings and --dataset are for --format prismer"),
+        (["--format", "prismer", "--dataset", "a"], "expected SOURCE=DATASET"),
+        (["--verify", "--format", "hf"], "run it with --out alone"),
+        (["--verify"], "is no export: export.json is missing"),
+    ],
+)
+def test_what_an_export_cannot_do_is_one_line(store: str, tmp_path: Path, options: list[str], said: str) -> None:
+    done = shell("export", store, "--out", str(tmp_path / "out"), *options)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_says_what_it_left_out(store: str, tmp_path: Path) -> None:
+    done = shell("export", store, "--format", "coco", "--out", str(tmp_path / "out"), "--json")
+    assert done.returncode == 0 and "not exported: grey: map is no COCO result" in done.stderr
+    assert json.loads(done.stdout)["columns_left"].keys() >= {"grey"}
+
+
 def test_experts_lists_every_card_and_shows_one(tmp_path: Path) -> None:
     table = runner.invoke(app, ["experts"])
     assert table.exit_code == 0 and "pocket_depth" in table.stdout and "Apache-2.0" in table.stdout
