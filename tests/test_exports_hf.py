@@ -26,6 +26,12 @@ datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets is no
 PHOTOS = 12
 
 
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts what is loaded at its makers', unless it is told not to."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> LabelStore:
     return small_store(tmp_path_factory.mktemp("hf"), every_kind(), photos=PHOTOS, shard_size=5, broken=[3])
