@@ -109,8 +109,18 @@ def spill(source: Source, folder: Path, *, seed: int, rules: CaptionRules, on_ro
     about = {"rows": rows, "rejections": [asdict(count) for count in tally.counts()]}
     unfinished = folder / f"{_DONE}.tmp"
     unfinished.write_text(json.dumps(about), "utf-8")
+    for path in [*folder.iterdir(), folder]:
+        _to_disk(path)  # a machine that goes down must not leave `done` without the rows
     unfinished.replace(folder / _DONE)
     return Spill(folder, rows, tally.counts())
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check(batch: pa.RecordBatch, source: Source) -> None:
