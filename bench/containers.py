@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tarfile
@@ -26,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.report import Figure, Part, run_alone
+from bench.report import Figure, Part, peak_memory, run_alone
 from manifests.record import Rejection, from_batch
 from manifests.sources import HfParquet, Img2dataset
 from pipeline.photos import Limits, read_bytes
@@ -62,17 +61,21 @@ def write_tars(root: Path, tars: int, samples: int) -> None:
                     tar.addfile(info, io.BytesIO(data))
 
 
-def write_parquet(path: Path, rows: int, group: int) -> None:
-    """Photos in cells, ``group`` of them in a row group, as `datasets` writes them."""
+def write_parquet(path: Path, rows: int, *, pages: bool) -> None:
+    """Photos in cells as `datasets` writes them: with pages since version 4, row groups of 100 MB in pages of 1 MB and not
+    compressed; before, row groups of 100 photos."""
     random = np.random.default_rng(1)
     schema = pa.schema(
         [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("caption", pa.string())]
     )
-    with pq.ParquetWriter(path, schema) as writer:
+    options = {"compression": "none", "use_dictionary": False, "write_batch_size": 8} if pages else {}
+    group = 100_000_000 // PHOTO_BYTES if pages else 100
+    with pq.ParquetWriter(path, schema, **options) as writer:
         for first in range(0, rows, group):
             some = range(first, min(first + group, rows))
             cells = [{"bytes": random.bytes(PHOTO_BYTES), "path": f"{n}.jpg"} for n in some]
-            writer.write_table(pa.table({"image": cells, "caption": [f"photo {n}" for n in some]}, schema=schema))
+            table = pa.table({"image": cells, "caption": [f"photo {n}" for n in some]}, schema=schema)
+            writer.write_table(table, row_group_size=group)
 
 
 def forget(root: Path) -> None:
@@ -100,6 +103,20 @@ def read_rate(uris: Sequence[str]) -> float:
     return len(uris) / (time.perf_counter() - start)
 
 
+def memory_now() -> float:
+    """The most memory that this process has had, in MB."""
+    return peak_memory() / 1e6
+
+
+def in_a_process(uris: Sequence[str]) -> float:
+    """The same by a process of its own, which has kept nothing."""
+    code = "import sys, bench.containers as b; print(b.read_rate(sys.stdin.read().split()))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], input="\n".join(uris), capture_output=True, text=True, check=True
+    )
+    return float(run.stdout)
+
+
 def uris_of(source: Img2dataset | HfParquet) -> list[str]:
     return [
         record.uri for batch in source.batches() if isinstance(batch, pa.RecordBatch) for record in from_batch(batch)
@@ -109,46 +126,50 @@ def uris_of(source: Img2dataset | HfParquet) -> list[str]:
 def measure(arguments: argparse.Namespace) -> Part:
     """All of it, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        tars, parquet, files = (Path(folder, name) for name in ("tars", "parquet", "files"))
-        for place in (tars, parquet, files):
+        tars, old, new, files = (Path(folder, name) for name in ("tars", "old", "new", "files"))
+        for place in (tars, old, new, files):
             place.mkdir()
         write_tars(tars, arguments.tars, arguments.samples)
         rows = min(arguments.samples, 10_000)
-        write_parquet(parquet / "train-0.parquet", rows, 100)
-        source, cells = Img2dataset(path=str(tars)), HfParquet(path=str(parquet))
+        write_parquet(old / "train-0.parquet", rows, pages=False)
+        write_parquet(new / "train-0.parquet", rows, pages=True)
+        source = Img2dataset(path=str(tars))
         forget(tars)
         count, cold, _ = scanned(source)
         _, warm, cpu = min((scanned(source) for _ in range(3)), key=lambda found: found[1])
-        cell_count, _, cell_cpu = scanned(cells)
+        alone = "import sys, bench.containers as b; b.scanned(b.Img2dataset(path=sys.argv[1])); print(b.memory_now())"
+        run = subprocess.run([sys.executable, "-c", alone, str(tars)], capture_output=True, text=True, check=True)
+        memory = float(run.stdout)
+        cell_count, _, cell_cpu = scanned(HfParquet(path=str(old)))
         random = np.random.default_rng(2)
-        members, rows_in_order = uris_of(source), uris_of(cells)
+        members = uris_of(source)
         some = [members[n] for n in random.permutation(len(members))[:READS]]
-        shuffled = [rows_in_order[n] for n in random.permutation(len(rows_in_order))[: READS // 4]]
         loose = []
         for number, uri in enumerate(some):
             (files / f"{number}.jpg").write_bytes(read_bytes(uri, Limits()))
             loose.append((files / f"{number}.jpg").as_uri())
-        rates = {
-            name: read_rate(uris) for name, uris in (("files", loose), ("tar", some), ("order", rows_in_order[:READS]))
-        }
-        # Row groups that were kept would make the first ones of the shuffled order too cheap.
-        alone = "import sys, bench.containers as b; print(b.read_rate(sys.stdin.read().split()))"
-        done = subprocess.run(
-            [sys.executable, "-c", alone], input="\n".join(shuffled), capture_output=True, text=True, check=True
-        )
-        rates["shuffled"] = float(done.stdout)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        rates = {"files": read_rate(loose), "tar": read_rate(some)}
+        for name, place in (("old", old), ("new", new)):
+            cells = uris_of(HfParquet(path=str(place)))
+            rates[f"{name}, in order"] = in_a_process(cells[:READS])
+            rates[f"{name}, shuffled"] = in_a_process([cells[n] for n in random.permutation(len(cells))[: READS // 4]])
     figures = [
         Figure(name="samples of img2dataset's tars a second, files in the page cache", value=count / warm, unit="1/s"),
         Figure(name="the same, files not in the page cache", value=count / cold, unit="1/s"),
         Figure(name="CPU for a sample", value=cpu / count * 1e6, unit="us"),
         Figure(name=f"CPU for {MANY:,} samples, on one core", value=cpu / count * MANY / 60, unit="min"),
-        Figure(name="largest memory of the process, this benchmark's own included", value=memory, unit="MB"),
+        Figure(name="largest memory of a process that does only this", value=memory, unit="MB"),
         Figure(name="CPU for a row of Hugging Face Parquet", value=cell_cpu / cell_count * 1e6, unit="us"),
         Figure(name="photos a second read from loose files", value=rates["files"], unit="1/s"),
         Figure(name="from tars, shuffled", value=rates["tar"], unit="1/s"),
-        Figure(name="from Parquet with 100 photos a row group, in order", value=rates["order"], unit="1/s"),
-        Figure(name="the same, shuffled", value=rates["shuffled"], unit="1/s"),
+        Figure(
+            name="from compressed Parquet in row groups of 100 photos, in order",
+            value=rates["old, in order"],
+            unit="1/s",
+        ),
+        Figure(name="the same, shuffled", value=rates["old, shuffled"], unit="1/s"),
+        Figure(name="from Parquet that is not compressed, in order", value=rates["new, in order"], unit="1/s"),
+        Figure(name="the same, shuffled", value=rates["new, shuffled"], unit="1/s"),
     ]
     how = (
         f"{arguments.tars} tars of {arguments.samples} samples (a photo of {PHOTO_BYTES // 1000} kB, JSON, text), a Parquet beside each; "

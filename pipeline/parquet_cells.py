@@ -1,8 +1,8 @@
 """Photos in the cells of Parquet files, as Hugging Face and img2dataset write them.
 
-Parquet cannot give one cell alone: what holds it, a row group's part of one column, is read and kept for the photos
-beside it, as far as they fit. Files with a hundred photos a row group, which is what those two write, cost some megabytes
-for the first photo of each; a shuffled manifest of a large dataset finds few neighbours, so that tars are faster there.
+Parquet cannot give one cell alone. Of a file here it is read by itself where it is not compressed, as today's `datasets` writes it;
+else its page is read; and where pages are no smaller step, and of a file behind a URL, the row group's part of the column. Pages
+and row groups are kept for the photos beside it, as far as they fit; a shuffled manifest of a large dataset finds few.
 """
 
 from __future__ import annotations
@@ -12,21 +12,25 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from manifests.location import Cell, openable
 from pipeline.limits import Limits, PhotoError
+from pipeline.parquet_pages import Pages, ReadAt, Values, page_alone, pages_of, values_of
 from pipeline.places import local_file, open_regular, opened_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: URI and stamp of a file, number of the row group, column
-_Key = tuple[str, object, int, str]
+#: URI and stamp of a file, number of the row group, of the page or WHOLE, column
+_Key = tuple[str, object, int, int, str]
+#: In place of the number of a page: all of a row group.
+WHOLE = -1
 
 #: Photos that a process keeps, undecoded. A row group with more than a quarter of it is read up to the photo, and not kept.
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 128 << 20
 #: Parquet files that a process keeps open: their tables of contents, mostly.
 KEPT_FILES = 16
 #: What is read at once: so many rows, and fewer where they are large.
@@ -60,10 +64,16 @@ class ParquetCells:
             raise PhotoError(f"missing: row {cell.row}; the file has {rows}")
         group = bisect.bisect_right(file.row_ends, cell.row)
         row = cell.row - (file.row_ends[group - 1] if group else 0)
-        key = (uri, file.stamp, group, cell.column)
+        exact = file.value(group, cell.column, row)
+        if exact is not None:
+            limits.check_bytes(exact[1] - exact[0])
+            return file.bytes_at(*exact)
+        page, row = file.place(group, cell.column, row)
+        key = (uri, file.stamp, group, page, cell.column)
         pieces = self._kept(key)
         if pieces is None:
-            with file.lock:
+            # Pages are read without Arrow's reader of the file, which is for one thread at a time.
+            with file.lock if page == WHOLE else nullcontext():
                 pieces = self._kept(key)  # another thread may have read it while this one waited
                 if pieces is None:
                     return _bytes_of(self._sought(file, key, row), limits)
@@ -74,11 +84,11 @@ class ParquetCells:
         raise PhotoError(f"corrupt: row group {group} has fewer rows than the file says")
 
     def _sought(self, file: _File, key: _Key, row: int) -> pa.Array:
-        """The row of a row group, alone; the group is kept where it is not too large."""
+        """The row of a row group or page, alone; the others are kept where they are not too large."""
         sought = None
         pieces: list[pa.Array] = []
         size, seen = 0, 0
-        for piece in file.pieces(key[2], key[3]):
+        for piece in file.pieces(*key[2:]):
             if seen <= row < seen + len(piece):
                 sought = piece.slice(row - seen, 1)
             seen += len(piece)
@@ -135,22 +145,61 @@ class _File:
 
         self.lock = threading.Lock()
         self.stamp = stamp
+        stream = _opened(uri)
         # The small buffer makes a large row group come page by page.
-        self._parquet = pq.ParquetFile(_opened(uri), pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        self._parquet = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        # To find pages takes many small reads, which is no way to ask a store.
+        self._read_at: ReadAt | None = stream.read_at if uri.startswith("file://") else None
+        self._values: dict[tuple[int, str], Values | None] = {}
+        self._pages: dict[tuple[int, str], Pages | None] = {}
         contents = self._parquet.metadata
         self.row_ends = list(accumulate(contents.row_group(group).num_rows for group in range(contents.num_row_groups)))
         self._columns = [self._parquet.schema.column(number).path for number in range(len(self._parquet.schema))]
 
-    def pieces(self, group: int, column: str) -> Iterator[pa.Array]:
-        """A column's part of a row group, some rows at a time. Raises PhotoError where there is no such column."""
-        import pyarrow as pa
-
+    def value(self, group: int, column: str, row: int) -> tuple[int, int] | None:
+        """From where to where in the file a value lies as it is. Raises PhotoError where there is no such column."""
         if column not in self._columns:
             raise PhotoError(f"missing: no column {column!r}; the file has {', '.join(self._columns)[:200]}")
+        if self._read_at is None:
+            return None
+        if (group, column) not in self._values:
+            number = self._columns.index(column)
+            self._values[group, column] = values_of(self._read_at, self._parquet, group, number)
+        values = self._values[group, column]
+        return (values.starts[row], values.ends[row]) if values else None
+
+    def bytes_at(self, start: int, end: int) -> bytes:
+        """The bytes of the file from ``start`` up to ``end``."""
+        assert self._read_at is not None
+        return bytes(self._read_at(end - start, start))
+
+    def place(self, group: int, column: str, row: int) -> tuple[int, int]:
+        """The page with a row of a row group, or WHOLE, and the row in it."""
+        if self._read_at is None:
+            return WHOLE, row
+        if (group, column) not in self._pages:
+            self._pages[group, column] = pages_of(self._read_at, self._parquet, group, self._columns.index(column))
+        pages = self._pages[group, column]
+        if pages is None:
+            return WHOLE, row
+        page = pages.at(row)
+        return page, row - pages.rows[page]
+
+    def pieces(self, group: int, page: int, column: str) -> Iterator[pa.Array]:
+        """A page, or a column's part of a row group, some rows at a time."""
+        import pyarrow as pa
+
+        number = self._columns.index(column)
         contents = self._parquet.metadata.row_group(group)
-        size = contents.column(self._columns.index(column)).total_uncompressed_size // max(1, contents.num_rows)
+        size = contents.column(number).total_uncompressed_size // max(1, contents.num_rows)
         rows = max(1, min(_ROWS, _PIECE_BYTES // max(1, size)))
-        for batch in self._parquet.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
+        pages = self._pages.get((group, column))
+        if page != WHOLE and pages is not None and self._read_at is not None:
+            alone = page_alone(self._read_at, self._parquet, group, number, pages, page)
+            batches = alone.iter_batches(rows, use_threads=False)
+        else:
+            batches = self._parquet.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False)
+        for batch in batches:
             array = batch.column(0)
             while pa.types.is_struct(array.type):
                 array = array.flatten()[0]

@@ -188,9 +188,9 @@ def test_neighbours_are_read_once_and_memory_is_bounded(tmp_path: Path, monkeypa
     read: list[int] = []
     pieces = parquet_cells._File.pieces
 
-    def counted(self: parquet_cells._File, group: int, column: str) -> Iterator[pa.Array]:
+    def counted(self: parquet_cells._File, group: int, page: int, column: str) -> Iterator[pa.Array]:
         read.append(group)
-        return pieces(self, group, column)
+        return pieces(self, group, page, column)
 
     monkeypatch.setattr(parquet_cells._File, "pieces", counted)
     for row in range(100):
@@ -213,9 +213,11 @@ def test_a_row_group_that_is_too_large_is_read_up_to_the_photo(tmp_path: Path) -
     assert cells.bytes_kept == 0 and pa.total_allocated_bytes() - before < 10_000_000
 
 
-def test_a_photo_repeated_without_space_does_not_fill_the_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"data_page_size": 20, "write_batch_size": 100}])
+def test_a_photo_repeated_without_space_does_not_fill_the_memory(tmp_path: Path, options: dict[str, int]) -> None:
     """A dictionary holds the value once: the file and what it says of itself are small, the column is 300 MB."""
-    pq.write_table(pa.table({"image": pa.array([b"x" * 1_000_000] * 300, pa.binary())}), tmp_path / "a.parquet")
+    table = pa.table({"image": pa.array([b"x" * 1_000_000] * 300, pa.binary())})
+    pq.write_table(table, tmp_path / "a.parquet", **options)
     assert (tmp_path / "a.parquet").stat().st_size < 1_200_000
     uri = (tmp_path / "a.parquet").as_uri()
     pool = pa.default_memory_pool()
@@ -223,6 +225,115 @@ def test_a_photo_repeated_without_space_does_not_fill_the_memory(tmp_path: Path)
     before = pool.bytes_allocated()
     assert len(cells.read(uri, parquet_cells.Cell(250, "image"), LIMITS)) == 1_000_000
     assert pool.bytes_allocated() - before < 32_000_000
+    (pages,) = cells._files[uri]._pages.values()
+    assert (pages is not None) == bool(options)
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("codec", ["none", "snappy", "zstd", "gzip", "brotli", "lz4"])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_pages_are_read_by_themselves(tmp_path: Path, version: str, codec: str, dictionary: bool) -> None:
+    photos: list[bytes | None] = [os.urandom(100 + 37 * (n % 40)) for n in range(200)]
+    for absent in (0, 17, 18, 63, 199):
+        photos[absent] = None
+    photos[100:140] = [photos[1]] * 40
+    cells = [None if data is None else {"bytes": data, "path": "x"} for data in photos]
+    table = pa.table({"image": pa.array(cells, STRUCT), "plain": pa.array(photos, pa.binary()), "n": range(200)})
+    pq.write_table(
+        table, tmp_path / "a.parquet", row_group_size=90, compression=codec, data_page_version=version,
+        use_dictionary=dictionary, dictionary_pagesize_limit=20_000, data_page_size=2000, write_batch_size=1,
+    )  # fmt: skip
+    uri = (tmp_path / "a.parquet").as_uri()
+    for column in ("image.bytes", "plain"):
+        reader = ParquetCells()
+        for row in [*range(200), *range(199, 0, -7)]:
+            if photos[row] is None:
+                with pytest.raises(PhotoError, match="^missing: the cell is empty"):
+                    reader.read(uri, parquet_cells.Cell(row, column), LIMITS)
+            else:
+                assert reader.read(uri, parquet_cells.Cell(row, column), LIMITS) == photos[row], (column, row)
+        found = reader._files[uri]._pages
+        # The LZ4 of Parquet is two formats, which the file does not tell apart: left to Arrow.
+        assert all((pages is None) == (codec == "lz4") for pages in found.values())
+        # In the second row group no photo is absent: without compression and dictionary each lies there as it is.
+        assert len(found) == (2 if codec == "none" and not dictionary else 3)
+        assert codec == "lz4" or sum(len(pages.rows) for pages in found.values() if pages) > 30
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("nullable", [False, True])
+def test_photos_that_are_not_compressed_are_read_as_from_a_tar(tmp_path: Path, version: str, nullable: bool) -> None:
+    photos = [os.urandom(n * 3) for n in range(150)]
+    schema = pa.schema([pa.field("a", pa.binary(), nullable), pa.field("b", STRUCT, nullable)])
+    table = pa.table({"a": photos, "b": [{"bytes": data, "path": "x"} for data in photos]}, schema=schema)
+    for name, more in (("one", {}), ("many", {"data_page_size": 500, "write_batch_size": 1})):
+        pq.write_table(
+            table, tmp_path / f"{name}.parquet", row_group_size=100, compression="none", use_dictionary=False,
+            data_page_version=version, **more,
+        )  # fmt: skip
+        uri = (tmp_path / f"{name}.parquet").as_uri()
+        for column in ("a", "b.bytes"):
+            reader = ParquetCells()
+            found = [reader.read(uri, parquet_cells.Cell(row, column), LIMITS) for row in range(150)]
+            assert found == photos and reader.bytes_kept == 0
+            assert len(reader._files[uri]._values) == 2 and all(reader._files[uri]._values.values())
+            with pytest.raises(PhotoError, match="^too many bytes: 447, "):
+                reader.read(uri, parquet_cells.Cell(149, column), Limits(max_bytes=446))
+
+
+@pytest.mark.parametrize(("codec", "most"), [("none", 60_000), ("snappy", 1_300_000)])
+def test_one_photo_of_a_large_row_group_costs_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, most: int
+) -> None:
+    """As today's `datasets` writes: row groups of 100 MB, pages of 1 MB, no compression, no dictionary."""
+    photos = photos_of(400, 50_000)
+    pq.write_table(
+        pa.table({"image": pa.array([{"bytes": data, "path": "x"} for data in photos], STRUCT)}), tmp_path / "a.parquet",
+        compression=codec, use_dictionary=False, data_page_size=1 << 20, write_batch_size=1,
+    )  # fmt: skip
+    uri = (tmp_path / "a.parquet").as_uri()
+    read: list[int] = []
+    real = parquet_cells._opened
+
+    class Counting:
+        def __init__(self, stream: pa.NativeFile) -> None:
+            self._stream = stream
+
+        def read_at(self, size: int, offset: int) -> bytes:
+            read.append(size)
+            return bytes(self._stream.read_at(size, offset))
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._stream, name)
+
+    monkeypatch.setattr(parquet_cells, "_opened", lambda uri: Counting(real(uri)))
+    assert ParquetCells().read(uri, parquet_cells.Cell(321, "image.bytes"), LIMITS) == photos[321]
+    assert sum(read) < most
+
+
+@pytest.mark.parametrize("codec", ["none", "snappy"])
+def test_damaged_pages_are_photos_that_cannot_be_read(tmp_path: Path, codec: str) -> None:
+    photos = photos_of(60, 300)
+    pq.write_table(
+        pa.table({"image": photos}), tmp_path / "a.parquet", use_dictionary=False, data_page_size=2000,
+        write_batch_size=1, compression=codec,
+    )  # fmt: skip
+    whole = (tmp_path / "a.parquet").read_bytes()
+    chance = np.random.default_rng(5)
+    failed = 0
+    for _ in range(60):
+        broken = bytearray(whole)
+        for place in chance.integers(4, len(whole) // 2, size=chance.integers(1, 30)):
+            broken[place] ^= int(chance.integers(1, 256))
+        (tmp_path / "b.parquet").write_bytes(broken)
+        for row in range(0, 60, 7):
+            try:
+                data = read_bytes(cell_uri((tmp_path / "b.parquet").as_uri(), row, "image"), LIMITS)
+            except PhotoError:
+                failed += 1
+            else:
+                assert len(data) < len(whole)
+    assert failed > 20
 
 
 def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
