@@ -29,8 +29,10 @@ from jobs.prismer_tree.places import Place, place_of
 from manifests.record import ImageRecord
 from manifests.scenes import render_uri
 from manifests.scenes.uri import scene_uri
+from pipeline.difference import difference
 from pipeline.errors import JobError, StoreError
 from pipeline.exports.run import export, verify
+from pipeline.growing import grow
 from pipeline.reader import LabelReader, Sample
 from pipeline.resample import resize_map
 from pipeline.storage import LocalStorage
@@ -424,6 +426,27 @@ def test_verify_finds_a_changed_and_a_missing_small_file(store: LabelStore, embe
         "labels/depth/vg/VG_100K_2/1.png is not what the store says; export again",
         "labels/obj_detection/vg/VG_100K_2/1.json is missing; export again",
     ]
+
+
+def test_an_image_that_was_dropped_takes_its_files_along(tmp_path: Path) -> None:
+    """Web photos are found by their ending, so that one that is left over would be trained on."""
+    records = []
+    for number in range(3):
+        file = tmp_path / "web" / "00000" / f"{number:09d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 80 * number, np.uint8)).save(file)
+        records.append(ImageRecord(image_id=f"i{number}", source="cc12m", uri=file.as_uri(), captions=("c",)))
+    store = LabelStore.create(str(tmp_path / "store"), write_manifest(tmp_path, records), shard_size=3)
+    label(store, [Grey()])
+    layout = tree(None, photos=True)
+    export(store, str(tmp_path / "out"), layout)
+    assert len(list((tmp_path / "out").rglob("00000000*.*"))) == 9
+    manifest = write_manifest(tmp_path, [records[0], records[2]])
+    store = grow(store, manifest, difference(store, manifest))
+    export(store, str(tmp_path / "out"), layout)
+    assert verify(store, str(tmp_path / "out"), layout) == []
+    left = sorted(path.name for path in (tmp_path / "out").rglob("00000000*.*"))
+    assert left == [f"00000000{n}.{e}" for n in (0, 2) for e in ("jpg", "png", "txt")]
 
 
 def test_in_memory(store: LabelStore, embeddings: str, tmp_path: Path) -> None:

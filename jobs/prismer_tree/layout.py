@@ -149,6 +149,7 @@ class PrismerTree(Layout):
                     place = place_of(entry.record, piece.shard.index, self._datasets)
                     size = self._write_photo(entry, place, files)
                     if size is None:
+                        self._remove(place, piece, files)
                         continue
                     if (where := list_of(entry.record, place.dataset)) is not None:
                         lists.setdefault(where, []).extend(_lines(list_items(entry.record, place)))
@@ -160,6 +161,8 @@ class PrismerTree(Layout):
                     _put(in_work.popleft().result(), files)
             finally:
                 pool.shutdown(cancel_futures=True)
+        for record in piece.gone:
+            self._remove(place_of(record, piece.shard.index, self._datasets), piece, files)
         _put({_part(piece.shard.index, w): b"".join(lists[w]) if w in lists else None for w in _LISTS}, files)
 
     def finish(self, cards: Mapping[str, ExpertCard], shards: list[int], files: Files) -> None:
@@ -191,6 +194,14 @@ class PrismerTree(Layout):
             # The first line is the caption that is trained on.
             files.put(place.beside(".txt"), "\n".join(entry.record.captions).encode())
         return size
+
+    def _remove(self, place: Place, piece: Piece, files: Files) -> None:
+        """What an earlier export may have written of an image that is not to be seen any more: web photos are found, not listed."""
+        experts = {expert for card in piece.cards.values() if (expert := self._expert(card)) and expert != "photo"}
+        endings = (".png", ".json", ".pt")
+        names = [place.label(expert, ending) for expert in sorted(experts) for ending in endings]
+        for name in (place.photo, place.beside(".txt"), *names) if self.photos else names:
+            files.absent(name)
 
     def _labels(self, piece: Piece, entry: Entry) -> dict[str, Found]:
         """What the image's labels are made of, by expert: all that must be read of the store."""

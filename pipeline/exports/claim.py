@@ -64,7 +64,11 @@ def _take(out: Storage) -> None:
             f"{who} is at work in {out.url}, or was killed there a short while ago; wait at most "
             f"{HOLDS_SECONDS / 60:.0f} minutes, remove {CLAIM} if you know that it has ended, or name another place"
         )
-    out.replace(CLAIM, _claim())
+    mine = _claim()
+    out.replace(CLAIM, mine)
+    # No storage replaces on condition: of two who find a claim that ran out, the later one has it.
+    if out.read(CLAIM) != mine:
+        raise StoreError(f"another export has just begun in {out.url}; wait until it has ended, or name another place")
 
 
 def _claim() -> bytes:

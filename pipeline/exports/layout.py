@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -51,11 +51,20 @@ class Piece:
     """One shard, opened: its images one after the other, and the bytes of their labels.
 
     ``cards``: of all columns, by expert name. ``cells``: of those whose cell is committed. ``labels``: counts the statuses of
-    what was read; ``photos_failed``: photos that could not be read.
+    what was read; ``photos_failed``: photos that could not be read. ``gone``: images of the shard that were dropped from the store.
     """
 
-    def __init__(self, shard: Shard, opened: OpenShard, cards: Mapping[str, ExpertCard], *, photos: bool) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        opened: OpenShard,
+        cards: Mapping[str, ExpertCard],
+        *,
+        photos: bool,
+        gone: Sequence[ImageRecord] = (),
+    ) -> None:
         self.shard = shard
+        self.gone = gone
         self.cards = dict(cards)
         self.cells: dict[str, CellReader] = opened.cells
         self.labels: Counter[str] = Counter()

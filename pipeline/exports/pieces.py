@@ -65,15 +65,20 @@ class Pieces:
         """The files of one shard, anew."""
         self.out.delete(receipt_name(shard.index))
         files = Written(self.out, self._swept)
-        piece = Piece(shard, self.reader.open(shard), self.cards, photos=self.layout.photos)
+        piece = self._piece(shard)
         self.layout.write(piece, files)
         return self._settled(shard.index, made, files, piece.labels, len(shard), piece.photos_failed)
 
     def compare(self, shard: Shard, receipt: PieceReceipt) -> list[str]:
         """What is wrong with the files of one shard."""
         files = Compared(self.out)
-        self.layout.write(Piece(shard, self.reader.open(shard), self.cards, photos=self.layout.photos), files)
+        self.layout.write(self._piece(shard), files)
         return _told(files.problems, receipt)
+
+    def _piece(self, shard: Shard) -> Piece:
+        everyone = self.store.records(shard, dropped=True) if shard.dropped else []
+        gone = [everyone[row] for row in shard.dropped]
+        return Piece(shard, self.reader.open(shard), self.cards, photos=self.layout.photos, gone=gone)
 
     def finish(self, receipts: Mapping[int, PieceReceipt]) -> PieceReceipt | None:
         """The files that are made of all shards; None where no shard changed since they were."""
