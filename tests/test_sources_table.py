@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from manifests.location import openable
 from manifests.record import url_key
 from manifests.sources import Table
+from manifests.sources.table import NO_PART
 from manifests.sources.web import NOT_FETCHED
 from tests.source_contents import split
 
@@ -207,3 +208,16 @@ def test_files_broken_as_a_whole_are_one_clear_error(tmp_path: Path) -> None:
     ):
         split(Table(path=write(tmp_path / "s.csv", swapped), fetch=True))
     assert split(Table(path=write(tmp_path / "empty.csv", ""))) == ([], [])
+
+
+def test_members_of_tars_and_cells_of_parquet(tmp_path: Path) -> None:
+    """A table may name parts of files, as manifests do; what looks like one and is none is said."""
+    places = [
+        "file:///d/a%20b.tar#bytes=512-900",
+        "s3://b/a b.parquet#row=3&column=image.bytes",
+        "file:///d/a.tar#bytes=9",
+    ]
+    (tmp_path / "list.csv").write_text("image,caption\n" + "".join(f"{place},x\n" for place in places))
+    records, rejections = split(Table(path=str(tmp_path / "list.csv"), image="image"))
+    assert [r.uri for r in records] == [places[0], "s3://b/a%20b.parquet#row=3&column=image.bytes"]
+    assert [r.reason for r in rejections] == [NO_PART]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from manifests.location import encoded_uri, local_path
+from manifests.location import encoded_uri, local_path, split_part
 from manifests.record import ID_PATTERN, ImageRecord, Rejection, path_id, to_batch
 from manifests.sources.caption_text import caption_of
 from manifests.sources.image_root import MISSING, OUTSIDE, ImageRoot
@@ -22,6 +22,7 @@ from manifests.sources.table_files import Broken, Rows, Wanted, rows_of, table_f
 from manifests.sources.web import TEXTS, Pairs, WebImages, check_order, looks_like_url, web_batches
 
 NO_IMAGE = "row without an image"
+NO_PART = "part of a file that is neither #bytes=START-END nor #row=NUMBER&column=NAME"
 NO_ROOT = "relative path, and no `images` to look below"
 
 _SCHEME_OF_FILES = "file://"
@@ -151,8 +152,13 @@ class Table(BaseModel):
         if not place:
             return NO_IMAGE
         if _SCHEME.match(place):
-            local = local_path(place)
-            return (encoded_uri(place) if local is None else local.as_uri()), place
+            try:
+                file, part = split_part(place)
+            except ValueError:
+                return NO_PART
+            local = local_path(file)
+            uri = encoded_uri(file) if local is None else local.as_uri()
+            return (uri + place[len(file) :] if part else uri), place
         if root is None:
             return (
                 (_SCHEME_OF_FILES + quote_from_bytes(os.fsencode(place)), place) if place.startswith("/") else NO_ROOT
