@@ -157,8 +157,8 @@ class Table(BaseModel):
             except ValueError:
                 return NO_PART
             local = local_path(file)
-            uri = encoded_uri(file) if local is None else local.as_uri()
-            return (uri + place[len(file) :] if part else uri), place
+            whole = encoded_uri(file) if local is None else local.as_uri()
+            return (whole + place[len(file) :] if part else whole), place
         if root is None:
             return (
                 (_SCHEME_OF_FILES + quote_from_bytes(os.fsencode(place)), place) if place.startswith("/") else NO_ROOT
