@@ -74,8 +74,8 @@ def caption(
             for modality, name in names.items()
             if all(sample.labels[name].status == "failed" for sample in samples)
         ]
-        asked = asking(checkpoint, store, say=say, device=device, weights=weights, silent=silent)
-        replies = replies_of(asked.speaker, asked.photos, Captioning())
+        with asking(checkpoint, store, say=say, device=device, weights=weights, silent=silent) as asked:
+            replies = replies_of(asked.speaker, asked.photos, Captioning())
         read = {sample.record.image_id: _words(sample) for sample in samples}
         said = {reply.image_id: as_read(reply.text, read[reply.image_id]) for reply in replies}
         rows = [_row(sample, said[sample.record.image_id], names, reader) for sample in samples]

@@ -15,18 +15,19 @@ from pipeline.store import LabelStore
 if TYPE_CHECKING:
     from jobs.asking import Say
     from trainer.evaluation.choice import EvaluationChoice
-    from trainer.evaluation.tasks import Reply, Scores
+    from trainer.evaluation.tasks import Reply, Scores, Task
     from trainer.ranks import DeviceName
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Of ``images`` photos at ``url``."""
+    """Of ``images`` photos at ``url``. first: whether this is the rank that speaks."""
 
     url: str
     images: int
     scores: Scores
     replies: list[Reply]
+    first: bool = True
 
     def lines(self) -> list[str]:
         lines = [
@@ -61,37 +62,53 @@ def evaluate(
     from jobs.asking import asking
     from trainer.checkpoint import Checkpoint
     from trainer.evaluation.asked import asked
-    from trainer.evaluation.run import by_all, replies_of
-    from trainer.evaluation.tasks import Scores, by_key
+    from trainer.evaluation.run import replies_of_all
     from trainer.questions import choice_of
 
     about = Checkpoint.open(checkpoint).about
     store = LabelStore.open(choice.store or about.recipe["data"]["store"])
     try:
         ask = asked(choice, store, trained_on=choice_of(about.recipe["method"].get("questions")))
-        ready = asking(
-            checkpoint,
-            store,
-            say=say,
-            device=device,
-            batch_size=choice.batch,
-            weights=weights,
-            wanted=ask.wanted,
-            text_of=ask.text_of,
-        )
-        replies = by_all([replies_of(ready.speaker, ready.photos, ask.task)])
-        if results is not None:
-            _write_results(choice, store, by_key(replies), results)
-        if results is not None and not any(reply.truth for reply in replies):
-            scores = Scores(numbers={}, notes=("not scored: what is true is for the server alone",))
-        else:
-            scores = ask.task.score(replies)
     except (OSError, ValueError) as error:
         raise JobError(str(error)) from error
-    if out is not None:
-        with replacing(out) as file:
-            file.write("".join(json.dumps(asdict(reply)) + "\n" for reply in replies).encode())
-    return Found(url=ready.trained.url, images=len(ready.photos.dataset.selection), scores=scores, replies=replies)
+    with asking(
+        checkpoint,
+        store,
+        say=say,
+        device=device,
+        batch_size=choice.batch,
+        weights=weights,
+        wanted=ask.wanted,
+        text_of=ask.text_of,
+    ) as ready:
+        replies = replies_of_all(ready.speaker, ready.photos, ask.task, ready.ranks)
+        scores = ready.ranks.by_first(lambda: _kept(choice, store, ask.task, replies, out, results))
+        return Found(
+            url=ready.trained.url,
+            images=len(ready.photos.dataset.selection),
+            scores=scores,
+            replies=replies,
+            first=ready.ranks.first,
+        )
+
+
+def _kept(
+    choice: EvaluationChoice, store: LabelStore, task: Task, replies: list[Reply], out: str | None, results: str | None
+) -> Scores:
+    """Writes what was said, and scores it afterwards: hours of work are not lost for a score that cannot be."""
+    from trainer.evaluation.tasks import Scores, by_key
+
+    try:
+        if out is not None:
+            with replacing(out) as file:
+                file.write("".join(json.dumps(asdict(reply)) + "\n" for reply in replies).encode())
+        if results is not None:
+            _write_results(choice, store, by_key(replies), results)
+            if not any(reply.truth for reply in replies):
+                return Scores(numbers={}, notes=("not scored: what is true is for the server alone",))
+        return task.score(replies)
+    except (OSError, ValueError) as error:
+        raise JobError(str(error)) from error
 
 
 def _write_results(choice: EvaluationChoice, store: LabelStore, said: Mapping[str, str], where: str) -> None:

@@ -148,7 +148,8 @@ def evaluate(
     """Ask a trained model about the photos of a store, and score what it says: captions, answers to questions, classes.
 
     Captions are written by beam search and scored by pycocoevalcap. Answers are scored by VQA's accuracy, or on rendered scenes
-    by whether they are right; beside each kind stands what always giving the most frequent answer would score.
+    by whether they are right; beside each kind stands what always giving the most frequent answer would score. On several GPUs:
+    torchrun --nproc-per-node 8 -m jobs.cli evaluate ...
     """
     from pydantic import ValidationError
 
@@ -166,7 +167,8 @@ def evaluate(
         problem = error.errors()[0]
         raise JobError(f"--{problem['loc'][0]} {problem['input']}: {problem['msg']}") from error
     found = run(checkpoint, choice, say=say, out=out, results=results, device=device, weights=weights)
-    show(found.lines(), found.to_json(), as_json)
+    if found.first:
+        show(found.lines(), found.to_json(), as_json)
 
 
 def caption(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from manifests.sources import Scenes
 from pipeline.errors import ExpertLabelsError
 from pipeline.storage import open_storage
 from pipeline.store import LabelStore
+from tests.conftest import ROOT
 from tests.small_store import label, write_manifest
 from trainer.trained import EXPERTS, open_trained
 
@@ -105,6 +109,21 @@ def test_answers_are_scored_by_kind_and_do_not_depend_on_the_batch(run: Path, tm
         assert scores["images"] == 4 and {"word", "count"} <= {kind["kind"] for kind in scores["kinds"]}
         replies.append([json.loads(line) for line in out.read_text().splitlines()])
     assert replies[0] == replies[1] and len(replies[0]) == sum(kind["asked"] for kind in scores["kinds"])
+
+
+def test_two_processes_answer_as_one(run: Path, tmp_path: Path) -> None:
+    replies = []
+    for count in (1, 2):
+        out = tmp_path / f"{count}.jsonl"
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "jobs.cli",
+             "evaluate", str(run), "--task", "answers", "--limit", "5", "--out", str(out), "--device", "cpu"],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("5 photos") == 1, "one of them speaks"
+        replies.append((done.stdout, out.read_text()))
+    assert replies[0] == replies[1]
 
 
 def test_a_list_to_choose_from_is_kept_to(run: Path, tmp_path: Path) -> None:

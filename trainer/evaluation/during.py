@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from expert_zoo.card import ExpertCard
-from pipeline.errors import ExpertLabelsError
 from pipeline.store import LabelStore
 from trainer.data.loader import Loader
 from trainer.embeddings.words import words_of
@@ -19,7 +18,7 @@ from trainer.evaluation.asked import Asked, asked
 from trainer.evaluation.choice import EvaluationChoice
 from trainer.evaluation.photos_in_order import photos_in_order
 from trainer.evaluation.prismer_speaker import PrismerSpeaker, manner_of
-from trainer.evaluation.run import by_all, replies_of
+from trainer.evaluation.run import replies_of_all
 from trainer.evaluation.speaker import Speaker
 from trainer.evaluation.tasks import Reply
 from trainer.fingerprint import StoreFingerprint
@@ -44,25 +43,18 @@ class During:
 
     def numbers(self, method: Method) -> dict[str, float]:
         """By task and measure, such as captions/CIDEr; the same on all ranks. Raises TrainingError, on all of them where one fails."""
-        said, problem = list[Reply](), ""
         try:
-            said = replies_of(self.speaker(method), self.photos, self.ask.task)
-        except (ExpertLabelsError, ValueError) as error:
-            problem = str(error)
+            said = replies_of_all(self.speaker(method), self.photos, self.ask.task, self.ranks)
         finally:
             # Until the next time no process waits with its part of the store open.
             self.photos.close()
-        found = self.ranks.gathered((said, problem))
-        problems = [problem for _, problem in found if problem]
-        if problems:
-            raise TrainingError(f"evaluation: {problems[0]}")
         # Some measures are Java programs of two gigabytes.
-        return self.ranks.by_first(lambda: self._scored([said for said, _ in found]))
+        return self.ranks.by_first(lambda: self._scored(said))
 
-    def _scored(self, parts: Sequence[Sequence[Reply]]) -> dict[str, float]:
+    def _scored(self, said: Sequence[Reply]) -> dict[str, float]:
         task = self.ask.task
         try:
-            scores = task.score(by_all(parts))
+            scores = task.score(said)
         except ValueError as error:
             raise TrainingError(f"evaluation: {error}") from error
         return {f"{task.name}/{name}": number for name, number in scores.numbers.items()}

@@ -14,8 +14,11 @@ from typing import IO, Any
 
 import torch
 
+from pipeline.errors import ExpertLabelsError
+from trainer.errors import TrainingError
 from trainer.evaluation.speaker import Speaker
 from trainer.evaluation.tasks import Reply, Scores, Task
+from trainer.ranks import Ranks
 
 #: Photos done so far.
 Progress = Callable[[int], None]
@@ -38,6 +41,23 @@ def evaluate(
     said = replies_of(speaker, batches, task, journal=journal, progress=progress)
     everything = by_all(gathered(said) if gathered else [said])
     return task.score(everything), everything
+
+
+def replies_of_all(speaker: Speaker, batches: Iterable[Any], task: Task, ranks: Ranks) -> list[Reply]:
+    """What is said of all ranks' photos, by key, on every rank. batches: of this rank's share.
+
+    Raises TrainingError on every rank where one of them fails: none must wait for it.
+    """
+    said, problem = list[Reply](), ""
+    try:
+        said = replies_of(speaker, batches, task)
+    except (ExpertLabelsError, ValueError) as error:
+        problem = str(error)
+    found = ranks.gathered((said, problem))
+    for _, wrong in found:
+        if wrong:
+            raise TrainingError(f"evaluation: {wrong}")
+    return by_all(part for part, _ in found)
 
 
 def by_all(parts: Iterable[Sequence[Reply]]) -> list[Reply]:
