@@ -174,7 +174,7 @@ def check(found: AsReleased, sample: Sample) -> None:
     assert depth.min() <= 10 and depth.max() >= 240, "stretched, but for what resizing takes from the extremes"
     assert np.corrcoef(depth.ravel(), 1 / full("pocket_depth").ravel())[0, 1] > 0.995
     normals = found.maps["normal"] / 127.5 - 1
-    assert np.abs(normals - full("pocket_normal") * (-1, 1, 1)).max() < 0.01, (
+    assert np.abs(normals - full("pocket_normal") * (-1, 1, 1)).max() < 0.02, (
         "x points to the left, and nothing is stretched"
     )
     assert np.corrcoef(found.maps["edge"].ravel(), full("pocket_edge").ravel())[0, 1] < -0.999
@@ -250,6 +250,12 @@ def test_what_needs_vectors_is_left_out_without_them(store: LabelStore, tmp_path
     assert {path.name for path in (tmp_path / "a/labels").iterdir()} == {"depth", "normal", "edge", "seg_coco"}
     with pytest.raises(StoreError, match="signs: its names need vectors"):
         export(store, str(tmp_path / "b"), tree(None), columns=["signs"])
+
+
+def test_vectors_of_another_store_are_refused_before_a_file_is_written(store: LabelStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="run `expert-labels embed`"):
+        export(store, str(tmp_path / "out"), tree(str(tmp_path / "no-embeddings")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_labels_do_not_break_its_loader(tmp_path: Path) -> None:

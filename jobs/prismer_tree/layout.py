@@ -54,6 +54,8 @@ _SEGMENTATION = {"coco_panoptic": "seg_coco", "ade20k": "seg_ade"}
 _FEATURES = {"seg_coco": "coco", "seg_ade": "ade", "obj_detection": "detection"}
 _LISTS = ("coco_karpathy_train", "coco_karpathy_val", "coco_karpathy_test", "vg_caption", "nocaps_val")
 _JPEG_QUALITY = 95
+#: Each holds maps of a photo's size, and behind them waits one disk.
+MOST_THREADS = 16
 
 
 class PrismerTree(Layout):
@@ -85,7 +87,7 @@ class PrismerTree(Layout):
         return {"photos": self.photos, "datasets": self._datasets, "embeddings": vectors}
 
     def take(self, cards: Mapping[str, ExpertCard]) -> Taken:
-        """One column for each expert. Raises StoreError where two would be the same one."""
+        """One column for each expert. Raises StoreError where two would be the same one, and where vectors are missing."""
         taken: dict[str, ExpertCard] = {}
         left: dict[str, str] = {}
         of_expert: dict[str, str] = {}
@@ -104,6 +106,8 @@ class PrismerTree(Layout):
             else:
                 of_expert[expert] = name
                 taken[name] = card
+        if self._vectors is not None:
+            self._vectors.check(taken.values())
         return Taken(taken, left)
 
     def _expert(self, card: ExpertCard) -> str | None:
@@ -141,7 +145,7 @@ class PrismerTree(Layout):
 
     def write(self, piece: Piece, files: Files) -> None:
         lists: dict[str, list[bytes]] = {}
-        threads = os.cpu_count() or 1
+        threads = min(os.cpu_count() or 1, MOST_THREADS)
         with ThreadPoolExecutor(threads) as pool:
             in_work: deque[Future[Made]] = deque()
             try:

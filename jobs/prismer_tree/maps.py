@@ -41,16 +41,16 @@ def depth_png(pixels: NDArray[np.unsignedinteger], spec: LabelSpec, row: Mapping
     values = pixels.astype(np.float32)
     if spec.quantity == "depth":
         values = 1 / np.maximum(np.float32(row["scale"]) * values + np.float32(row["bias"]), _SMALL)
-    return write_png(_bytes(resize_map(_stretched(values), *size, how="bilinear")))
+    return _resized(_bytes(_stretched(values)), size)
 
 
 def edge_png(pixels: NDArray[np.unsignedinteger], size: Size) -> bytes:
-    return write_png(NOTHING - _bytes(resize_map(_stretched(pixels.astype(np.float32)), *size, how="bilinear")))
+    return _resized(NOTHING - _bytes(_stretched(pixels.astype(np.float32))), size)
 
 
 def normal_png(pixels: NDArray[np.unsignedinteger], row: Mapping[str, Any], size: Size) -> bytes:
-    normals = ((row["scale"] * pixels + row["bias"]) * np.array([-1.0, 1.0, 1.0])).astype(np.float32)
-    return write_png(_bytes(0.5 * resize_map(normals, *size, how="bilinear") + 0.5))
+    normals = (row["scale"] * pixels + row["bias"]) * np.array([-1.0, 1.0, 1.0])
+    return _resized(_bytes(0.5 * normals + 0.5), size)
 
 
 def class_png(pixels: NDArray[np.unsignedinteger], size: Size) -> bytes:
@@ -98,6 +98,11 @@ def seen(ids_hw: Grey_hw) -> list[int]:
     """The ids in a map but NOTHING, in order."""
     found: list[int] = np.flatnonzero(np.bincount(ids_hw.ravel(), minlength=NOTHING + 1)[:NOTHING]).tolist()
     return found
+
+
+def _resized(pixels: NDArray[np.uint8], size: Size) -> bytes:
+    # As bytes already: a photo may have many times the pixels of its label, and numbers of four bytes would fill the memory.
+    return write_png(resize_map(pixels, *size, how="bilinear"))
 
 
 def _stretched(values: NDArray[np.float32]) -> NDArray[np.float32]:

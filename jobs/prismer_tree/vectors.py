@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from expert_zoo.card import ExpertCard
@@ -12,7 +12,7 @@ from pipeline.errors import StoreError
 
 
 class Vectors:
-    """Of the embeddings folder ``url``. Raises ValueError where the folder has no such vectors."""
+    """Of the embeddings folder ``url``."""
 
     def __init__(self, url: str) -> None:
         from trainer.embeddings.folder import Embeddings
@@ -21,6 +21,17 @@ class Vectors:
         self.url = self._folder.url
         self._words: Any = None
         self._lock = threading.Lock()
+
+    def check(self, cards: Iterable[ExpertCard]) -> None:
+        """Raises StoreError where the folder lacks what these columns name, but single words, which are found out as they come."""
+        try:
+            for card in cards:
+                if card.spec.kind == "words":
+                    self._folder.words()
+                elif card.spec.class_names:
+                    self._folder.classes(card)
+        except ValueError as error:
+            raise StoreError(str(error)) from error
 
     def word_file(self, texts: list[str]) -> bytes:
         """The file of an image's words, numbered in their order. Raises StoreError for a word that the folder lacks.
