@@ -18,11 +18,12 @@ from pathlib import Path
 
 from bench.report import Figure, Part, peak_memory, run_alone
 from expert_zoo.catalog import create
+from pipeline.lacking import missing_cells
 from pipeline.plan import ShardPlan, shard_name
 from pipeline.receipt import FileEntry, Receipt, Rows, Seconds, installed_packages
 from pipeline.status import status
 from pipeline.storage import open_storage
-from pipeline.store import PLAN, LabelStore, missing_cells
+from pipeline.store import PLAN, LabelStore
 
 EXPERTS = (
     "truth_depth", "truth_normal", "truth_edge", "truth_seg", "truth_detection", "truth_ocr", "image", "pocket_depth",

@@ -16,7 +16,8 @@ from jobs.terminal import aligned, duration, size
 from jobs.trial import try_out
 from manifests.record import ImageRecord
 from pipeline.choices import Pack
-from pipeline.store import LabelStore, missing_cells
+from pipeline.lacking import missing_cells
+from pipeline.store import LabelStore
 
 #: Photos labelled to measure; as many again are labelled first, so that no first call is measured.
 CALIBRATION_PHOTOS = 12

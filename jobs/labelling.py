@@ -17,8 +17,9 @@ from jobs.progress import Progress
 from jobs.summary import ColumnSummary, Summary
 from pipeline.choices import Pack
 from pipeline.errors import DamagedCell, JobError
+from pipeline.lacking import failed_cells, missing_cells
 from pipeline.plan import Shard
-from pipeline.store import LabelStore, failed_cells, missing_cells
+from pipeline.store import LabelStore
 
 Say = Callable[[str], None]
 

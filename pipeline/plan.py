@@ -140,6 +140,12 @@ class ShardPlan(BaseModel):
         last = len(self) - 1
         return len(shards) * self.shard_size - (self.shard_size - len(self.shard(last)) if last in shards else 0)
 
+    def difference(self, found: ShardPlan) -> str:
+        """What this plan asks for otherwise than the one that was ``found``."""
+        names = ("manifest", "images", "shard_size", "seed")
+        changed = [name for name in names if getattr(found, name) != getattr(self, name)]
+        return ", ".join(f"{name} {getattr(found, name)} there, {getattr(self, name)} asked" for name in changed)
+
 
 def short_digest(decisive: list[object]) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the JSON."""

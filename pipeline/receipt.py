@@ -8,9 +8,9 @@ import platform
 from collections import Counter
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import UnknownFormat
+from pipeline.errors import DamagedCell, StoreError, UnknownFormat
 
 #: 1 for cells of images that the store was planned with, 2 for those that came later: a version that knows nothing of growth
 #: takes such a cell for one of another version, and leaves it as it is.
@@ -123,6 +123,24 @@ class Receipt(BaseModel):
                 f"the receipt has format {found}; this version knows 1 and 2: use the version of expert-labels that wrote it"
             )
         return cls.model_validate_json(data, extra="ignore")
+
+    @classmethod
+    def of_cell(cls, data: bytes, name: str, plan: str, column: str, shard: int) -> Receipt:
+        """The receipt called ``name`` of that cell. Raises UnknownFormat, DamagedCell for what is no receipt, and StoreError
+        for one of another cell or plan.
+        """
+        try:
+            receipt = cls.read(data)
+        except UnknownFormat as error:
+            raise UnknownFormat(f"{name}: {error}") from error
+        except ValidationError as error:
+            raise DamagedCell(f"{name} is not a receipt: {error.errors()[0]['msg']}") from error
+        if receipt.plan != plan or receipt.column != column or receipt.shard != shard:
+            raise StoreError(
+                f"{name} belongs to plan {receipt.plan}, {receipt.column}, shard {receipt.shard}; expected plan "
+                f"{plan}, {column}, shard {shard}: it came from another store; `expert-labels audit --repair` takes it back"
+            )
+        return receipt
 
     @property
     def stored(self) -> int:

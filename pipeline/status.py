@@ -14,9 +14,10 @@ from pydantic import BaseModel, Field
 from expert_zoo.card import ExpertCard
 from pipeline.errors import StoreError
 from pipeline.growth import GrownPlan
+from pipeline.lacking import failed_cells
 from pipeline.plan import ShardPlan
 from pipeline.receipt import Receipt, Rows, Seconds
-from pipeline.store import LabelStore, failed_cells
+from pipeline.store import LabelStore
 
 #: Receipts read at once: each is a kilobyte, so on an object store the time is all waiting.
 READERS = 16

@@ -17,7 +17,6 @@ import json
 import re
 import socket
 import uuid
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +25,7 @@ from pydantic import ValidationError
 from expert_zoo.card import ExpertCard
 from manifests.manifest import Manifest, cut
 from manifests.record import ImageRecord
+from pipeline.cards import column_meant, read_card
 from pipeline.cell import CellReader, CellWriter
 from pipeline.errors import DamagedCell, StoreError, UnknownFormat
 from pipeline.growth import GrownPlan, grown
@@ -95,7 +95,7 @@ class LabelStore:
         found = store.plan.first if isinstance(store.plan, GrownPlan) else store.plan
         if found.fingerprint != plan.fingerprint:
             raise StoreError(
-                f"{url} was planned otherwise ({_difference(found, plan)}); a store is never re-cut: "
+                f"{url} was planned otherwise ({plan.difference(found)}); a store is never re-cut: "
                 "name another store, or restore the job file that made this one"
             )
         return store
@@ -142,30 +142,23 @@ class LabelStore:
         """Raises UnknownFormat for a kind or quantity of a later version, StoreError where there is no card."""
         name = f"{LABELS}/{column}/{CARD}"
         try:
-            return ExpertCard.read(self.storage.read(name))
+            data = self.storage.read(name)
         except FileNotFoundError:
             raise StoreError(f"{self.storage.url} has no column {column}; `expert-labels status` lists them") from None
-        except ValidationError as error:
-            if of_later := _unknown_words(error):
-                raise UnknownFormat(f"{self.storage.url}/{name}: {of_later}") from error
-            raise StoreError(f"{self.storage.url}/{name} is not an expert card: {error}") from error
+        return read_card(data, f"{self.storage.url}/{name}")
 
     def column_of(self, name: str) -> str:
         """The column meant by ``expert`` or ``expert@version``; StoreError if none or more than one fits.
 
         Of several versions of an expert the only one with a committed cell is meant.
         """
-        columns = list(self.columns())
-        fitting = [column for column in columns if name in (column, column.split("@")[0])]
-        if len(fitting) > 1:
-            fitting = [column for column in fitting if self.committed(column)] or fitting
-        if len(fitting) == 1:
-            return fitting[0]
-        if name not in columns and (strange := self.unknown_columns().get(name)):
-            raise UnknownFormat(strange)
-        known = ", ".join(fitting or columns) or "none yet"
-        problem = "more than one version of" if fitting else "no column"
-        raise StoreError(f"{self.storage.url} has {problem} {name!r}; name one of: {known}")
+        return column_meant(
+            name,
+            list(self.columns()),
+            self.unknown_columns,
+            lambda column: bool(self.committed(column)),
+            self.storage.url,
+        )
 
     # ---- cells
 
@@ -192,20 +185,10 @@ class LabelStore:
     def _find_receipt(self, column: str, shard: Shard) -> Receipt | None:
         name = self._receipt_name(column, shard.index)
         try:
-            receipt = Receipt.read(self.storage.read(name))
+            data = self.storage.read(name)
         except FileNotFoundError:
             return None
-        except UnknownFormat as error:
-            raise UnknownFormat(f"{self.storage.url}/{name}: {error}") from error
-        except ValidationError as error:
-            raise DamagedCell(f"{name} is not a receipt: {error.errors()[0]['msg']}") from error
-        plan = self.plan.part(shard.index).fingerprint
-        if receipt.plan != plan or receipt.column != column or receipt.shard != shard.index:
-            raise StoreError(
-                f"{name} belongs to plan {receipt.plan}, {receipt.column}, shard {receipt.shard}; expected plan "
-                f"{plan}, {column}, shard {shard.index}: it came from another store; `expert-labels audit --repair` takes it back"
-            )
-        return receipt
+        return Receipt.of_cell(data, name, self.plan.part(shard.index).fingerprint, column, shard.index)
 
     def writer(self, card: ExpertCard, shard: Shard) -> tuple[str, CellWriter]:
         """A new attempt at a cell: its unique name and the writer of its two data files."""
@@ -328,45 +311,6 @@ class LabelStore:
         return f"{LABELS}/{column}/{shard_name(index)}.{attempt}"
 
 
-def _unknown_words(error: ValidationError) -> str:
-    """What in a card's spec is a word of a later version, such as its kind or quantity; "" if nothing."""
-    strange = [
-        f"{found['loc'][-1]} {found['input']!r}"
-        for found in error.errors()
-        if found["type"] == "literal_error" and found["loc"][0] == "spec" and isinstance(found["input"], str)
-    ]
-    if not strange:
-        return ""
-    return f"{' and '.join(strange)} is unknown to this version; use the version of expert-labels that wrote it"
-
-
-def missing_cells(store: LabelStore, columns: list[str]) -> Iterator[tuple[Shard, list[str]]]:
-    """Every shard that lacks a cell of ``columns``, with the columns it lacks; a shard without images lacks nothing."""
-    committed = {column: store.committed(column) for column in columns}
-    for shard in store.plan.shards():
-        lacking = [column for column in columns if shard.index not in committed[column]]
-        if lacking and len(shard):
-            yield shard, lacking
-
-
-def failed_cells(store: LabelStore, columns: list[str]) -> Iterator[tuple[Shard, list[str]]]:
-    """Every shard that has committed cells of ``columns`` with failed rows, with those columns. Reads their receipts."""
-    committed = {column: store.committed(column) for column in columns}
-    for shard in store.plan.shards():
-        having = [c for c in columns if shard.index in committed[c] and has_failures(store, c, shard)]
-        if having:
-            yield shard, having
-
-
-def has_failures(store: LabelStore, column: str, shard: Shard) -> bool:
-    """Whether a committed cell has failed rows of images that are there."""
-    receipt = store.receipt(column, shard)
-    if not receipt.rows.failed or not shard.dropped:
-        return receipt.rows.failed > 0
-    with store.read(column, shard, receipt) as cell:
-        return any(row["status"] == "failed" for row in cell.rows)
-
-
 def _check_left_over(storage: Storage, plan: ShardPlan) -> None:
     """A manifest without a plan: another process is planning the same, or one was killed between the two files."""
     with storage.open(MANIFEST) as stream:
@@ -378,9 +322,3 @@ def _check_left_over(storage: Storage, plan: ShardPlan) -> None:
             f"{plan.manifest[:16]} in shards of {plan.shard_size}: planning was interrupted, remove that file if no other "
             "job is planning this store"
         )
-
-
-def _difference(found: ShardPlan, asked: ShardPlan) -> str:
-    names = ("manifest", "images", "shard_size", "seed")
-    changed = [name for name in names if getattr(found, name) != getattr(asked, name)]
-    return ", ".join(f"{name} {getattr(found, name)} there, {getattr(asked, name)} asked" for name in changed)

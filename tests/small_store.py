@@ -18,7 +18,8 @@ from manifests.record import ImageRecord, path_id, to_batch
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
 from pipeline.labeller import Effort, Labeller
-from pipeline.store import LabelStore, missing_cells
+from pipeline.lacking import missing_cells
+from pipeline.store import LabelStore
 from tests.stand_ins import Darkness, Grey, Squares, card, small
 
 #: (height, width) of the photos, in turn.

@@ -27,10 +27,11 @@ from pipeline.difference import difference
 from pipeline.errors import StoreError
 from pipeline.growing import grow
 from pipeline.labeller import Effort
+from pipeline.lacking import missing_cells
 from pipeline.reader import LabelReader
 from pipeline.receipt import installed_packages
 from pipeline.storage import TEMPORARY
-from pipeline.store import LabelStore, missing_cells
+from pipeline.store import LabelStore
 from tests.conftest import ROOT, audited, everything, label_all, run_python, unnamed_files, write_manifest, write_photos
 from tests.faults import IO_ERROR, NO_SPACE, Faults, die
 from tests.stand_ins import Squares, Troubled

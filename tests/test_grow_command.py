@@ -15,7 +15,8 @@ from jobs.job import load_job
 from jobs.labelling import prepare, retry
 from manifests.build import build
 from pipeline.errors import StoreError
-from pipeline.store import LabelStore, missing_cells
+from pipeline.lacking import missing_cells
+from pipeline.store import LabelStore
 from tests.conftest import label_all
 from tests.jobs_at_work import make_photos, stand_in, write_job
 from tests.stand_ins import Grey

@@ -23,11 +23,12 @@ from pipeline.audit import audit, repair
 from pipeline.difference import Difference, difference
 from pipeline.errors import JobError, StoreError, UnknownFormat
 from pipeline.growing import grow
+from pipeline.lacking import failed_cells, missing_cells
 from pipeline.plan import ShardPlan
 from pipeline.reader import LabelReader
 from pipeline.receipt import Receipt
 from pipeline.status import failed_rows, status
-from pipeline.store import LabelStore, failed_cells, missing_cells
+from pipeline.store import LabelStore
 from tests.conftest import everything, label_all, write_manifest, write_photos
 from tests.small_store import Match
 from tests.stand_ins import Grey, Squares, Troubled

@@ -21,7 +21,8 @@ from pipeline.errors import DamagedCell, StoreError, WorkerError
 from pipeline.filling import CellResult
 from pipeline.journal import MAX_DEATHS, Journal
 from pipeline.labeller import Effort, Labeller
-from pipeline.store import LabelStore, missing_cells
+from pipeline.lacking import missing_cells
+from pipeline.store import LabelStore
 from tests.conftest import (
     audited,
     everything,

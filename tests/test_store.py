@@ -10,10 +10,11 @@ import pytest
 from manifests.manifest import Manifest
 from manifests.record import ImageRecord
 from pipeline.errors import DamagedCell, ExpertLabelsError, StoreError
+from pipeline.lacking import failed_cells, missing_cells
 from pipeline.plan import ShardPlan, shard_name
 from pipeline.receipt import Receipt, Seconds
 from pipeline.storage import Storage
-from pipeline.store import LabelStore, failed_cells, missing_cells
+from pipeline.store import LabelStore
 from tests.conftest import audited, label_all, write_manifest, write_photos
 from tests.stand_ins import DARKNESS, GREY, Darkness, Grey, Squares, Troubled, card
 
