@@ -109,18 +109,8 @@ def spill(source: Source, folder: Path, *, seed: int, rules: CaptionRules, on_ro
     about = {"rows": rows, "rejections": [asdict(count) for count in tally.counts()]}
     unfinished = folder / f"{_DONE}.tmp"
     unfinished.write_text(json.dumps(about), "utf-8")
-    for path in [*folder.iterdir(), folder]:
-        _to_disk(path)  # a machine that goes down must not leave `done` without the rows
     unfinished.replace(folder / _DONE)
     return Spill(folder, rows, tally.counts())
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check(batch: pa.RecordBatch, source: Source) -> None:
@@ -149,16 +139,24 @@ def signature(source: Source, *, seed: int, rules: CaptionRules) -> Signature:
     """Of all that decides what `spill` writes: the source's section, size and time of its input files, rules, seed.
 
     Input files are those that the section names: a file, the entries of a folder, what a pattern finds; not what is deeper
-    in a folder.
+    in a folder. And of this run of the machine: what was spilled is not forced to the disk, and a crash of the machine, unlike
+    that of a process, may leave files without what was written.
     """
     dump = getattr(source, "model_dump", None)
     if dump is None:
         return Signature(None, 0)
     section: dict[str, Any] = dump(mode="json")
     stamps = [stamp for text in sorted(_texts(section)) for stamp in _stamps(text)]
-    told = [_FORMAT, type(source).__name__, section, stamps, rules.model_dump(mode="json"), seed]
+    told = [_FORMAT, _since_boot(), type(source).__name__, section, stamps, rules.model_dump(mode="json"), seed]
     digest = hashlib.blake2s(json.dumps(told, sort_keys=True).encode(), digest_size=8).hexdigest()
     return Signature(digest, sum(size for _, size, _ in stamps if isinstance(size, int)))
+
+
+def _since_boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _texts(value: object) -> set[str]:
