@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from expert_zoo.labels import Label
 from pipeline.codec import DENSE, decode, member_ending, stored_pixels, table_schema
 from pipeline.errors import DamagedCell
 from pipeline.receipt import FileEntry, Receipt, Rows
+from pipeline.statistics import Facts, Statistics, Sums
 from pipeline.storage import DataFile, Storage
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -25,10 +26,14 @@ _BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """One label ready to be written: the row's columns and, for dense kinds that are ``ok``, its member's bytes."""
+    """One label ready to be written: the row's columns and, for dense kinds that are ``ok``, its member's bytes.
+
+    ``facts``: what it adds to the cell's statistics.
+    """
 
     columns: dict[str, Any]
     member: bytes | None
+    facts: Facts = field(default_factory=lambda: Facts({}))
 
 
 class CellWriter:
@@ -43,6 +48,7 @@ class CellWriter:
         self._card = card
         self._metadata = metadata
         self._rows: list[dict[str, Any]] = []
+        self._sums = Sums()
         self._tar: DataFile | None = storage.create(f"{stem}.tar") if card.spec.kind in DENSE else None
 
     def add(self, row: EncodedRow) -> None:
@@ -56,10 +62,15 @@ class CellWriter:
             self._tar.write(row.member)
             self._tar.write(bytes(-len(row.member) % _BLOCK))
         self._rows.append(columns)
+        self._sums.add(row.facts)
 
     @property
     def rows(self) -> Rows:
         return Rows.count((row["status"], row["reason"]) for row in self._rows)
+
+    @property
+    def statistics(self) -> Statistics:
+        return self._sums.statistics
 
     def finish(self) -> tuple[FileEntry, FileEntry | None]:
         """Makes both files durable and returns (Parquet, tar or None). An error leaves neither of them."""

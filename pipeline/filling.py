@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from expert_zoo.card import ExpertCard
 from expert_zoo.labels import Label
 from pipeline.cell import CellReader, EncodedRow
-from pipeline.codec import encode
+from pipeline.codec import decode, encode
 from pipeline.plan import Shard
 from pipeline.reading import Reading
 from pipeline.receipt import Receipt, Seconds
+from pipeline.statistics import facts_of
 from pipeline.store import LabelStore
 
 #: Reason code of rows that nobody was asked for, because their image had been dropped.
@@ -32,8 +36,9 @@ SHOWN_REASONS = 3
 class CellResult(BaseModel):
     """What became of one cell: committed (its receipt), left to another worker (neither), or refused (why).
 
-    ``labelled``: rows that were asked in this run. ``seconds``: spent on them in this run; a receipt adds up all runs that
-    its cell took. ``started``: when the worker began the unit, in seconds since the epoch on the worker's clock.
+    ``labelled``: rows that were asked in this run; ``failures``: those of them that failed, by reason code. ``seconds``:
+    spent on them in this run; a receipt adds up all runs that its cell took. ``started``: when the worker began the unit, in
+    seconds since the epoch on the worker's clock.
     """
 
     column: str
@@ -42,8 +47,13 @@ class CellResult(BaseModel):
     receipt: Receipt | None = None
     refused: str = ""
     labelled: int = 0
+    failures: dict[str, int] = Field(default_factory=dict)
     seconds: Seconds = Field(default_factory=Seconds)
     started: float = 0.0
+
+    @property
+    def outcome(self) -> Literal["committed", "refused", "left"]:
+        return "refused" if self.refused else "committed" if self.receipt else "left"
 
 
 class EncodeThreads:
@@ -63,9 +73,7 @@ class EncodeThreads:
 
     def keep(self, cell: CellInWork, row: EncodedRow) -> Future[None]:
         self._room.acquire()
-        ready: Future[tuple[EncodedRow, float]] = Future()
-        ready.set_result((row, 0.0))
-        return self._writer.submit(self._write, cell, ready)
+        return self._writer.submit(self._write, cell, self._encoders.submit(_keep, cell.card, row))
 
     def _write(self, cell: CellInWork, encoded: Future[tuple[EncodedRow, float]]) -> None:
         try:
@@ -106,6 +114,7 @@ class CellInWork:
         self._on_their_way: list[Future[None]] = []
         self._readable = 0
         self._failures: dict[str, int] = {}
+        self._failed_codes: Counter[str] = Counter()
         self._mended = 0
         self._asked_so_far = 0
         self._settled = False
@@ -118,6 +127,8 @@ class CellInWork:
         self._keep_until(reading.record.image_id)
         self._asked_so_far += 1
         self._mended += label.status != "failed"
+        if label.status == "failed":
+            self._failed_codes[label.reason.partition(":")[0]] += 1
         if reading.photo is not None:
             self._readable += 1
             if label.status == "failed":
@@ -141,6 +152,7 @@ class CellInWork:
             shard=self._shard.index,
             images=len(self._shard),
             labelled=self._asked_so_far,
+            failures=dict(self._failed_codes),
             seconds=self.seconds,
         )
         refusal = self._refusal(failure_limit)
@@ -211,4 +223,13 @@ def _encode(
         "width": size[1],
     }
     columns, member = encode(card.spec, label.value) if label.value is not None else ({}, None)
-    return EncodedRow(row | columns, member), time.perf_counter() - start
+    return EncodedRow(row | columns, member, facts_of(card.spec, label, size)), time.perf_counter() - start
+
+
+def _keep(card: ExpertCard, row: EncodedRow) -> tuple[EncodedRow, float]:
+    """A row of the old cell with its facts, which only its label tells; one that cannot be read is `audit`'s business."""
+    start = time.perf_counter()
+    with suppress(ValueError):
+        label = decode(card.spec, row.columns, row.member)
+        row = replace(row, facts=facts_of(card.spec, label, (row.columns["height"], row.columns["width"])))
+    return row, time.perf_counter() - start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import DamagedCell, StoreError, UnknownFormat
+from pipeline.statistics import Statistics
 
 #: 1 for cells of images that the store was planned with, 2 for those that came later: a version that knows nothing of growth
 #: takes such a cell for one of another version, and leaves it as it is.
@@ -110,6 +112,8 @@ class Receipt(BaseModel):
     committed_at: str
     host: str
     packages: dict[str, str]
+    worker: str = ""
+    statistics: Statistics | None = None
 
     @classmethod
     def read(cls, data: bytes) -> Receipt:
@@ -149,6 +153,13 @@ class Receipt(BaseModel):
 
     def to_bytes(self) -> bytes:
         return self.model_dump_json(indent=1).encode()
+
+
+@functools.cache
+def worker() -> str:
+    """What tells this worker from others of its host: the GPUs that it was given, or its process."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return f"GPU {gpus}" if gpus not in ("", "-1") else f"process {os.getpid()}"
 
 
 @functools.cache

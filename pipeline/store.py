@@ -30,7 +30,7 @@ from pipeline.cell import CellReader, CellWriter
 from pipeline.errors import DamagedCell, StoreError, UnknownFormat
 from pipeline.growth import GrownPlan, grown
 from pipeline.plan import FORMAT, MANIFEST, Shard, ShardPlan, shard_name
-from pipeline.receipt import Receipt, Seconds, installed_packages
+from pipeline.receipt import Receipt, Seconds, installed_packages, worker
 from pipeline.shard_records import ShardRecords, is_cut_by
 from pipeline.storage import Storage, open_storage
 
@@ -231,6 +231,8 @@ class LabelStore:
             committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             host=socket.gethostname(),
             packages=installed_packages(),
+            worker=worker(),
+            statistics=writer.statistics,
         )
         if self._replace(shard, receipt, replacing) if replacing else self._publish(shard, receipt):
             return receipt
