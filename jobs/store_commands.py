@@ -96,15 +96,19 @@ def audit(
         str | None,
         typer.Option("--against", metavar="PREFIX", help="Compare columns with PREFIX_* columns of the same quantity."),
     ] = None,
+    drift: Annotated[
+        bool,
+        typer.Option("--drift", help="Compare the cells of each column: shards and workers whose labels look otherwise."),
+    ] = False,
     grace: Annotated[
         float, typer.Option("--grace", help="Seconds that a file without receipt may be old before it is swept.", min=0)
     ] = 3600.0,
     columns: Columns = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a store against its receipts or, with --against, its columns against each other.
+    """Hold a store against its receipts or, with --against, its columns against each other, or with --drift its cells.
 
-    Exit code 1 if something is damaged and not repaired.
+    Exit code 1 if something is damaged and not repaired, or differs.
     """
     from pipeline.audit import agreement
     from pipeline.audit import audit as look
@@ -118,6 +122,12 @@ def audit(
         rows = agreement(store, against, columns=columns, progress=NowAndThen("compared"))
         show(agreement_lines(rows), [row.model_dump(mode="json") for row in rows], as_json)
         return
+    if drift:
+        from jobs.drifting import audit_drift
+
+        if deep or repair:
+            raise JobError("--drift compares receipts; run it without --deep and --repair")
+        raise typer.Exit(audit_drift(store, columns, NowAndThen("compared"), as_json))
     report = look(store, columns=columns, deep=deep, grace_seconds=grace, progress=NowAndThen("audited"))
     old = [piece for piece in report.garbage if not piece.young]
     lines = [
