@@ -23,7 +23,7 @@ from jobs import (
     weights_commands,
 )
 from jobs.summary import Summary
-from jobs.terminal import AsJson, JobPath, say, show
+from jobs.terminal import AsJson, JobPath, LogPath, say, show
 from pipeline.errors import ExpertLabelsError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def label(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Label nothing: count what is missing and forecast time and bytes.")
     ] = False,
+    log: LogPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Label what is missing. Run it again after any crash: it finishes, and touches nothing that is done.
@@ -58,16 +59,16 @@ def label(
     else:
         from jobs.labelling import label as run
 
-        _end_of_run(run(job, say), as_json)
+        _end_of_run(run(job, say, log=log), as_json)
 
 
 @app.command()
-def retry(job_file: JobPath, as_json: AsJson = False) -> None:
+def retry(job_file: JobPath, log: LogPath = None, as_json: AsJson = False) -> None:
     """Ask again for failed rows only. Each cell is replaced whole, or stays as it was."""
     from jobs.job import load_job
     from jobs.labelling import retry as run
 
-    _end_of_run(run(load_job(job_file), say), as_json)
+    _end_of_run(run(load_job(job_file), say, log=log), as_json)
 
 
 app.command()(grow_command.grow)

@@ -14,6 +14,7 @@ from expert_zoo.weights.needed import weights_folders, without_weights
 from jobs.job import Job
 from jobs.planning import Work, check_same_plan, open_or_plan, packs_of, shared_out
 from jobs.progress import Progress
+from jobs.run_log import RunLog
 from jobs.summary import ColumnSummary, Summary
 from pipeline.choices import Pack
 from pipeline.errors import DamagedCell, JobError
@@ -24,19 +25,19 @@ from pipeline.store import LabelStore
 Say = Callable[[str], None]
 
 
-def label(job: Job, say: Say) -> Summary:
+def label(job: Job, say: Say, *, log: str | None = None) -> Summary:
     """Fills the missing cells of the job's store. What is committed stays, whatever ends the run; the next run goes on.
 
-    ``say``: for lines to the user. Raises ExpertLabelsError for what the user can mend.
+    ``say``: for lines to the user; ``log``: file that gets a line of JSON for every cell. Raises ExpertLabelsError for what the user can mend.
     """
     experts = job.create_experts()
     _say_licences(experts, say)
     store = prepare(job, experts, say)
     columns = [expert.card.column for expert in experts]
-    return _run(job, store, experts, list(missing_cells(store, columns)), say, retry=False)
+    return _run(job, store, experts, list(missing_cells(store, columns)), say, retry=False, log=log)
 
 
-def retry(job: Job, say: Say) -> Summary:
+def retry(job: Job, say: Say, *, log: str | None = None) -> Summary:
     """Asks again for the failed rows of the job's committed cells; each cell is replaced whole, or stays as it was."""
     experts = job.create_experts()
     _say_licences(experts, say)
@@ -49,7 +50,7 @@ def retry(job: Job, say: Say) -> Summary:
             columns.append(expert.card.column)
         else:
             say(f"not in the store: {expert.card.column}; `expert-labels label` makes that column")
-    return _run(job, store, experts, list(failed_cells(store, columns)), say, retry=True)
+    return _run(job, store, experts, list(failed_cells(store, columns)), say, retry=True, log=log)
 
 
 def prepare(job: Job, experts: Iterable[Expert], say: Say) -> LabelStore:
@@ -95,7 +96,14 @@ def _check_first_receipt(store: LabelStore, column: str) -> None:
 
 
 def _run(
-    job: Job, store: LabelStore, experts: list[Expert], cells: list[tuple[Shard, list[str]]], say: Say, *, retry: bool
+    job: Job,
+    store: LabelStore,
+    experts: list[Expert],
+    cells: list[tuple[Shard, list[str]]],
+    say: Say,
+    *,
+    retry: bool,
+    log: str | None,
 ) -> Summary:
     summary = Summary({expert.card.column: ColumnSummary() for expert in experts})
     for _, columns in cells:
@@ -113,15 +121,16 @@ def _run(
 
     start = time.time()
     run = uuid.uuid4().hex[:12]
-    cluster.start_ray(job.ray.address, cpus=job.ray.cpus)
-    try:
-        cpus, gpus = cluster.cluster_size()
-        packs = packs_of(job, cpus=cpus, gpus=gpus)
-        _check_room(packs, cpus, gpus, may_grow=job.ray.address is not None, say=say)
-        _follow(store, shared_out(cells, packs, experts), summary, start, run, retry)
-    finally:
-        cluster.stop_ray()
-        store.forget_attempts(run)  # after the workers are gone: they write there
+    with RunLog(log, job.store, run, summary) as run_log:
+        cluster.start_ray(job.ray.address, cpus=job.ray.cpus)
+        try:
+            cpus, gpus = cluster.cluster_size()
+            packs = packs_of(job, cpus=cpus, gpus=gpus)
+            _check_room(packs, cpus, gpus, may_grow=job.ray.address is not None, say=say)
+            _follow(store, shared_out(cells, packs, experts), summary, run_log, start, run, retry)
+        finally:
+            cluster.stop_ray()
+            store.forget_attempts(run)  # after the workers are gone: they write there
     return summary
 
 
@@ -139,7 +148,9 @@ def _check_room(packs: list[Pack], cpus: float, gpus: float, *, may_grow: bool, 
             say(f"waiting for the cluster to grow: {lacking}")
 
 
-def _follow(store: LabelStore, work: Work, summary: Summary, start: float, run: str, retry: bool) -> None:
+def _follow(
+    store: LabelStore, work: Work, summary: Summary, run_log: RunLog, start: float, run: str, retry: bool
+) -> None:
     from pipeline.cluster import label_on_ray
 
     began = float("inf")
@@ -149,6 +160,7 @@ def _follow(store: LabelStore, work: Work, summary: Summary, start: float, run: 
                 for result in results:
                     began = min(began, result.started)
                     summary.add(result)
+                run_log.add(results)
                 progress.add(results)
         except KeyboardInterrupt:
             summary.interrupted = True

@@ -32,12 +32,33 @@ def status(
     failures: Annotated[
         bool, typer.Option("--failures", help="Read the receipts too: rows per status, reasons, bytes, seconds.")
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Look again and again until all cells are there: failures, rate, time left, models' waiting. "
+            "A table on a terminal, else (or with --json) a line of JSON for each look.",
+        ),
+    ] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks of --watch.")] = 5.0,
+    window: Annotated[float, typer.Option("--window", min=0.1, help="Minutes over which --watch takes rates.")] = 5.0,
+    columns: Columns = None,
     as_json: AsJson = False,
 ) -> None:
     """How far a store is: cells committed and missing, per expert."""
     from pipeline.status import status as look
     from pipeline.store import LabelStore
 
+    if watch:
+        from jobs.watching import watch as look_on
+        from pipeline.pace import Watch
+
+        if failures:
+            raise JobError("--watch counts failures by itself; run it without --failures")
+        look_on(Watch(store_url, columns=columns, window=60 * window), every=every, as_json=as_json)
+        return
+    if columns is not None:
+        raise JobError("--column chooses what --watch looks at; without --watch all columns are shown")
     found = look(LabelStore.open(store_url), failures=failures)
     head = ["expert", "version", "cells", "images"] + (["ok", "empty", "failed", "size", "compute"] if failures else [])
     table = [head]

@@ -15,6 +15,12 @@ JobPath = Annotated[
 ]
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of a label store.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+LogPath = Annotated[
+    str | None,
+    typer.Option(
+        "--log", metavar="FILE", envvar="EXPERT_LABELS_LOG", help="Append a line of JSON for every cell, by its name."
+    ),
+]
 Columns = Annotated[
     list[str] | None,
     typer.Option("--column", "-c", help="Expert, or expert@version; may be repeated. Default: all columns."),

@@ -23,10 +23,12 @@ import ray
 
 from pipeline.choices import Pack, Unit
 from pipeline.errors import ExpertLabelsError, WorkerError, in_one_line
+from pipeline.events import EventLog
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
 from pipeline.loading import load_pack
 from pipeline.store import LabelStore
+from pipeline.telemetry import Telemetry, without_secrets
 
 #: A worker that dies while loading its models is replaced this often before the job ends.
 LOADING_DEATHS = 3
@@ -44,6 +46,9 @@ class PackActor:
         self._run = run
         self._retry = retry
         self._trouble = ""
+        # Ray keeps a worker's standard error in a file of its own.
+        self._log = EventLog(sys.stderr, store=without_secrets(store_url), run=run, pack=self._pack.name)
+        self._telemetry = Telemetry(store_url)
         cv2.setNumThreads(max(1, int(self._pack.cpus)))  # unlike torch, it does not look at what Ray grants
         try:
             self._store = LabelStore.open(store_url)
@@ -58,11 +63,17 @@ class PackActor:
         if not self._trouble:
             try:
                 journal = Journal(self._store.storage, self._run, f"{unit.shard.name}.{self._pack.name}")
+                cells = [f"{column}/{unit.shard.name}" for column in unit.columns]
+                self._log.tell("unit begun", cells=cells, deaths=journal.deaths)
                 results = self._labeller.label(unit.shard, unit.columns, journal, retry=self._retry)
+                self._telemetry.unit(results, self._labeller.batch_sizes)
+                self._log.tell("unit done", cells=cells, outcomes=[result.outcome for result in results])
             except (OSError, ExpertLabelsError) as error:
                 self._trouble = f"{unit.shard.name}: {in_one_line(error)}"
             except Exception:  # a bug of ours: all of it is wanted
                 self._trouble = f"{unit.shard.name}: {traceback.format_exc()}"
+        if self._trouble:
+            self._log.tell("cannot go on", why=self._trouble)
         rows = json.dumps([result.model_dump(mode="json") for result in results])
         return {"results": [rows], "trouble": [self._trouble]}
 

@@ -60,6 +60,11 @@ class Labeller:
         """The loaded experts, in the pack's order."""
         return [runner.expert for runner in self._runners.values()]
 
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """The micro-batch in force, by expert: smaller than asked for where the device's memory ran out."""
+        return {runner.expert.card.name: runner.batch_size for runner in self._runners.values()}
+
     def label(self, shard: Shard, columns: Sequence[str], journal: Journal, *, retry: bool = False) -> list[CellResult]:
         """Fills those cells of ``columns`` that are not committed; with ``retry``, asks again for failed rows of those that are.
 

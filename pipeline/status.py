@@ -114,11 +114,10 @@ def status(store: LabelStore, *, failures: bool = False) -> Status:
         shards=len(plan),
         unknown=store.unknown_columns(),
     )
-    empty: set[int] = set()
+    empty = empty_shards(plan)
+    found.shards -= len(empty)
     if isinstance(plan, GrownPlan):
         found.growths, found.dropped = len(plan.growths), len(plan.dropped_D)
-        empty = {index for index in np.unique(plan.dropped_D // plan.shard_size).tolist() if not len(plan.shard(index))}
-        found.shards -= len(empty)
     for column, card in cards.items():
         committed = store.committed(column) - empty
         about = ColumnStatus(
@@ -133,6 +132,13 @@ def status(store: LabelStore, *, failures: bool = False) -> Status:
         )
         found.columns.append(_with_receipts(store, about, sorted(committed)) if failures else about)
     return found
+
+
+def empty_shards(plan: ShardPlan) -> set[int]:
+    """Numbers of the shards whose images have all been dropped."""
+    if not isinstance(plan, GrownPlan):
+        return set()
+    return {index for index in np.unique(plan.dropped_D // plan.shard_size).tolist() if not len(plan.shard(index))}
 
 
 def _differs(card: ExpertCard, versions: Sequence[ExpertCard]) -> list[str]:

@@ -23,7 +23,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 }
 #: Heavy libraries and the only files that may import them, even inside a function.
 ONLY: dict[str, tuple[str, ...]] = {
-    "ray": ("pipeline/cluster.py", "trainer/launch.py"),
+    "ray": ("jobs/job_server.py", "pipeline/cluster.py", "pipeline/telemetry.py", "trainer/launch.py"),
     "torch": ("expert_zoo/", "trainer/", "jobs/"),
     "timm": ("expert_zoo/", "trainer/"),
     "transformers": ("expert_zoo/", "trainer/"),
