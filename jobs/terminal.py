@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -26,15 +27,25 @@ Columns = Annotated[
     typer.Option("--column", "-c", help="Expert, or expert@version; may be repeated. Default: all columns."),
 ]
 
+#: Of C0, DEL and C1 all but tab and newline, which our own lines are made of.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 def say(line: str) -> None:
     """A line to the person at the terminal."""
-    print(line, file=sys.stderr, flush=True)
+    print(harmless(line), file=sys.stderr, flush=True)
 
 
 def show(lines: Sequence[str], value: Any, as_json: bool) -> None:
     """The result of a command: as lines, or ``value`` as JSON (numbers that are none become null)."""
-    print(json.dumps(_plain(value), indent=1, ensure_ascii=False) if as_json else "\n".join(lines), flush=True)
+    print(
+        json.dumps(_plain(value), indent=1, ensure_ascii=False) if as_json else harmless("\n".join(lines)), flush=True
+    )
+
+
+def harmless(text: str) -> str:
+    """``text`` with control characters spelled out: a caption or URL from the web must not steer the terminal."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def aligned(table: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> list[str]:

@@ -16,18 +16,37 @@ from pipeline.errors import JobError
 Model = TypeVar("Model", bound=BaseModel)
 
 _NAMED = re.compile(r"\$\{([^}]*)\}")
+_ROOT_IN_BRACES = re.compile(r"flow mapping.*\$\{", re.DOTALL)
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML as ever, but a key that a mapping has twice is a mistake: the first one would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key `{key.value}` stands twice in one mapping", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str) -> dict[str, Any]:
     """The file at ``path``, with its `root` in place of every ``${root}``. Raises JobError."""
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_EachKeyOnce)  # noqa: S506 (it is a SafeLoader)
     except FileNotFoundError:
-        raise JobError(f"no file {path}; `jobs/photos.yaml` in the repository is a job to copy") from None
+        raise JobError(
+            f"no file {path}; to copy, the repository has `jobs/photos.yaml`, a job, and sources of images in `manifests/`"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
-        raise JobError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        rooted = "; inside of { } a text with ${root} needs quotes" if _ROOT_IN_BRACES.search(str(error)) else ""
+        raise JobError(f"{path} is not YAML: {' '.join(str(error).split())}{rooted}") from error
     if not isinstance(found, dict):
         raise JobError(f"{path}: expected `key: value` lines (docs/job-file.md), found {type(found).__name__}")
     root = found.get("root")
@@ -79,6 +98,12 @@ def _first_problem(error: ValidationError, known: list[type[BaseModel]]) -> str:
         return f"unknown key `{place}`" + (
             f"; did you mean `{close[0]}`?" if close else "; docs/job-file.md lists all keys"
         )
+    if first["type"] == "union_tag_invalid":
+        given, key = str(first["ctx"]["tag"]), str(first["ctx"]["discriminator"]).strip("'")
+        tags = re.findall(r"'([^']+)'", str(first["ctx"]["expected_tags"]))
+        close = difflib.get_close_matches(given, tags, n=1)
+        meant = f"did you mean `{close[0]}`? known are" if close else "known are"
+        return f"`{place}`: unknown {key} `{given}`; {meant} {', '.join(tags)}"
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return (f"`{place}`: {message}" if place else message) + more
