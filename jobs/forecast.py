@@ -25,13 +25,14 @@ CALIBRATION_PHOTOS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnForecast:
-    """One column: what is missing, and what one image of it costs (worker seconds, stored bytes)."""
+    """One column: what is missing, and what one image of it costs (worker seconds, stored bytes). ``gpus``: of a worker."""
 
     column: str
     cells: int
     images: int
     seconds_per_image: float
     bytes_per_image: float
+    gpus: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +130,7 @@ def _calibrate(
                 images=images,
                 seconds_per_image=wall * result.seconds.compute / computed,
                 bytes_per_image=stored / result.images,
+                gpus=pack.gpus,
             )
         )
     return forecasts
