@@ -1,7 +1,7 @@
 """`expert-labels`: the commands, each a thin layer over one function below it.
 
 Exit codes: 0 done; 1 done, but something is not as it should be (refused cells, findings of an audit); 2 the request cannot
-be carried out as it stands, and one line says why; 130 interrupted.
+be carried out as it stands, and one line says why; 3 the cluster failed, and the same command would go on; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from jobs import (
     bench_command,
     expert_commands,
     export_command,
-    forecast_command,
     grow_command,
     manifest_commands,
     store_commands,
+    submit_command,
     train_commands,
     weights_commands,
 )
 from jobs.summary import Summary
 from jobs.terminal import AsJson, JobPath, LogPath, say, show
-from pipeline.errors import ExpertLabelsError
+from pipeline.errors import ClusterFailure, ExpertLabelsError
 
 app = typer.Typer(
     help="Label images with frozen experts into a store that can be resumed, audited and trained from.",
@@ -34,6 +34,16 @@ app = typer.Typer(
 )
 app.add_typer(manifest_commands.app, name="manifest")
 app.add_typer(weights_commands.app, name="weights")
+app.add_typer(submit_command.jobs, name="jobs")
+
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDRESS",
+        help="A Ray cluster in place of the job file's `ray`; auto: the one on this machine.",
+    ),
+]
 
 
 @app.command()
@@ -43,6 +53,7 @@ def label(
         bool, typer.Option("--dry-run", help="Label nothing: count what is missing and forecast time and bytes.")
     ] = False,
     log: LogPath = None,
+    address: Cluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Label what is missing. Run it again after any crash: it finishes, and touches nothing that is done.
@@ -51,7 +62,7 @@ def label(
     """
     from jobs.job import load_job
 
-    job = load_job(job_file)
+    job = load_job(job_file).at(address)
     if dry_run:
         from jobs.forecast import forecast
 
@@ -64,16 +75,16 @@ def label(
 
 
 @app.command()
-def retry(job_file: JobPath, log: LogPath = None, as_json: AsJson = False) -> None:
+def retry(job_file: JobPath, address: Cluster = None, log: LogPath = None, as_json: AsJson = False) -> None:
     """Ask again for failed rows only. Each cell is replaced whole, or stays as it was."""
     from jobs.job import load_job
     from jobs.labelling import retry as run
 
-    _end_of_run(run(load_job(job_file), say, log=log), as_json)
+    _end_of_run(run(load_job(job_file).at(address), say, log=log), as_json)
 
 
 app.command()(grow_command.grow)
-app.command()(forecast_command.forecast)
+app.command()(submit_command.submit)
 app.command()(store_commands.status)
 app.command()(store_commands.failures)
 app.command()(store_commands.audit)
@@ -103,7 +114,7 @@ def main() -> None:
         app()
     except ExpertLabelsError as error:
         say(f"error: {error}")
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, ClusterFailure) else 2)
     except OSError as error:  # a place that cannot be written or read: a full disk, no permission, a file for a folder
         say(f"error: {error.strerror or error}: {error.filename or 'no file named'}; expected a place that can be used")
         sys.exit(2)

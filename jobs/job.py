@@ -115,6 +115,10 @@ class Job(ImageChoices):
             raise ValueError(f"packs: every expert stands in exactly one pack; look at {', '.join(wrong)}")
         return self
 
+    def at(self, address: str | None) -> Self:
+        """The same job on the cluster at ``address``; None: where it says itself."""
+        return self if address is None else self.model_copy(update={"ray": RayChoice(address=address)})
+
     def create_experts(self) -> list[Expert]:
         """The job's experts, not loaded. Raises JobError for an unknown name or option."""
         try:

@@ -22,7 +22,7 @@ import numpy as np
 import ray
 
 from pipeline.choices import Pack, Unit
-from pipeline.errors import ExpertLabelsError, WorkerError, in_one_line
+from pipeline.errors import ClusterFailure, ExpertLabelsError, WorkerError, in_one_line
 from pipeline.events import EventLog
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
@@ -129,7 +129,7 @@ def label_on_ray(
             yield [CellResult.model_validate(found) for found in json.loads(row["results"])]
     except ray.exceptions.RayError as error:
         last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-        raise WorkerError(
+        raise ClusterFailure(
             f"Ray gave up: {type(error).__name__}: {last}; what is committed stays, run the job again"
         ) from error
 

@@ -5,6 +5,7 @@ ExpertLabelsError              one line: fact, expectation, way out; the command
  |   |- DamagedCell            a receipt promises what its files do not hold; `audit --repair` takes it back
  |   `- UnknownFormat          another version of this package wrote it: nothing here may judge, replace or remove it
  |- WorkerError                a labelling worker cannot go on: an expert that does not load, a full disk, no cluster
+ |   `- ClusterFailure         Ray gave up in the middle (exit code 3): the same job goes on when it is run again
 `- JobError                   a job file or an argument asks for something that cannot be
 """
 
@@ -29,6 +30,10 @@ class UnknownFormat(StoreError):
 
 class WorkerError(ExpertLabelsError):
     """A labelling worker cannot go on."""
+
+
+class ClusterFailure(WorkerError):
+    """Ray gave up in the middle of a job: machines that went, workers that died. Nothing is wrong with the job."""
 
 
 class JobError(ExpertLabelsError):
