@@ -16,6 +16,7 @@ from jobs import (
     bench_command,
     expert_commands,
     export_command,
+    forecast_command,
     grow_command,
     manifest_commands,
     store_commands,
@@ -85,6 +86,7 @@ def retry(job_file: JobPath, address: Cluster = None, log: LogPath = None, as_js
 
 app.command()(grow_command.grow)
 app.command()(submit_command.submit)
+app.command()(forecast_command.forecast)
 app.command()(store_commands.status)
 app.command()(store_commands.failures)
 app.command()(store_commands.audit)

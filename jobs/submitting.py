@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from jobs.job import load_choices
-from jobs.job_server import JobServer, NoSuchJob, NoAnswer, without_password
+from jobs.job_server import JobServer, NoAnswer, NoSuchJob, without_password
 from jobs.parcel import Parcel, packed
 from pipeline.errors import JobError
 

@@ -20,7 +20,7 @@ import yaml
 
 from jobs import submitting
 from jobs.job import load_choices
-from jobs.job_server import JobServer, NoSuchJob, NoAnswer, without_password
+from jobs.job_server import JobServer, NoAnswer, NoSuchJob, without_password
 from jobs.parcel import packed
 from jobs.submitting import follow, submit
 from pipeline.audit import audit
