@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.redaction import redacted
+
 JobPath = Annotated[
     str, typer.Argument(metavar="JOB.yaml", help="The job file: store, images, experts (docs/job-file.md).")
 ]
@@ -32,8 +34,8 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def say(line: str) -> None:
-    """A line to the person at the terminal."""
-    print(harmless(line), file=sys.stderr, flush=True)
+    """A line to the person at the terminal, and to whatever collects it: without secrets."""
+    print(harmless(redacted(line)), file=sys.stderr, flush=True)
 
 
 def show(lines: Sequence[str], value: Any, as_json: bool) -> None:

@@ -4,12 +4,15 @@ ExpertLabelsError              one line: fact, expectation, way out; the command
  |- StoreError                 the store is not there, not ours, or of another plan or version
  |   |- DamagedCell            a receipt promises what its files do not hold; `audit --repair` takes it back
  |   `- UnknownFormat          another version of this package wrote it: nothing here may judge, replace or remove it
+ |- Unreachable                the place of a store does not answer, or lets nobody in: says nothing about what is in it
  |- WorkerError                a labelling worker cannot go on: an expert that does not load, a full disk, no cluster
  |   `- ClusterFailure         Ray gave up in the middle (exit code 3): the same job goes on when it is run again
 `- JobError                   a job file or an argument asks for something that cannot be
 """
 
 from __future__ import annotations
+
+from pipeline.redaction import redacted
 
 
 class ExpertLabelsError(Exception):
@@ -28,6 +31,10 @@ class UnknownFormat(StoreError):
     """Written by another version of this package, in a format that this one does not know."""
 
 
+class Unreachable(ExpertLabelsError):
+    """The place where a store lies does not answer, or does not let us in. Whoever judges files must not take it for damage."""
+
+
 class WorkerError(ExpertLabelsError):
     """A labelling worker cannot go on."""
 
@@ -41,10 +48,10 @@ class JobError(ExpertLabelsError):
 
 
 def in_one_line(error: BaseException, *, most: int = 400) -> str:
-    """What went wrong, in one line of at most ``most`` characters: the kind of error and what it says.
+    """What went wrong, in one line of at most ``most`` characters: the kind of error and what it says, without secrets.
 
     One of ours says enough without its kind.
     """
-    text = " ".join(str(error).encode(errors="replace").decode().split())
+    text = redacted(" ".join(str(error).encode(errors="replace").decode().split()))
     kind = "" if isinstance(error, ExpertLabelsError) else f"{type(error).__name__}: "
     return f"{kind}{text}".rstrip(": ")[:most]

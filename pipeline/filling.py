@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +24,7 @@ from pipeline.codec import decode, encode
 from pipeline.plan import Shard
 from pipeline.reading import Reading
 from pipeline.receipt import Receipt, Seconds
+from pipeline.redaction import redacted
 from pipeline.statistics import facts_of
 from pipeline.store import LabelStore
 
@@ -124,6 +125,8 @@ class CellInWork:
 
     def put(self, reading: Reading, label: Label) -> None:
         """The next label. Called in manifest order; rows of the old cell that come before it are copied first."""
+        # Reasons are kept for ever: whatever an expert or a library quotes in them, no key may be among it.
+        label = replace(label, reason=redacted(label.reason)) if label.reason else label
         self._keep_until(reading.record.image_id)
         self._asked_so_far += 1
         self._mended += label.status != "failed"
@@ -142,8 +145,11 @@ class CellInWork:
         self.seconds.encode += encode_seconds
         self.seconds.write += time.perf_counter() - start
 
-    def finish(self, failure_limit: float) -> CellResult:
-        """Waits for all rows and commits, or refuses. Raises OSError where the store cannot be written."""
+    def finish(self, failure_limit: float, before_commit: Callable[[ExpertCard], None] | None = None) -> CellResult:
+        """Waits for all rows and commits, or refuses. Raises OSError where the store cannot be written.
+
+        ``before_commit`` is called if it would commit, and may raise.
+        """
         self._keep_until(None)
         for written in self._on_their_way:
             written.result()
@@ -158,6 +164,8 @@ class CellInWork:
         refusal = self._refusal(failure_limit)
         if refusal or (self._old and not self._mended):
             return result.model_copy(update={"refused": refusal})
+        if before_commit is not None:
+            before_commit(self.card)
         # From here on the files may be named by a receipt, whatever is raised: they are no longer ours to remove.
         self._settled = True
         start = time.perf_counter()
