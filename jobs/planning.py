@@ -53,7 +53,7 @@ def open_or_plan(job: Job, *, aside: str | None = None, say: Callable[[str], Non
         if "no store at" not in str(error):
             raise
         if say is not None:
-            say(f"{aside or job.store}: a new store; reading {job.manifest or f'{len(job.images)} source(s)'}")
+            say(f"{job.store}: a new store; reading {job.manifest or f'{len(job.images)} source(s)'}")
         return _plan(job, aside or job.store)
     check_same_plan(job, store, say)
     return Planned(store)

@@ -22,7 +22,7 @@ from pipeline.errors import JobError
 TRAINING = "training"
 
 app = typer.Typer(
-    help="Fetch, verify and list weights: the experts', and those that training begins with. Nothing else in this package ever downloads anything.",
+    help="Fetch, verify and list weights: the experts', and those that training begins with. Beside these, only photos are downloaded, and only where a source of images says `fetch: true`.",
     no_args_is_help=True,
 )
 

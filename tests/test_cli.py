@@ -158,6 +158,9 @@ def test_a_dry_run_forecasts_and_leaves_nothing_behind(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert [column["cells"] for column in found["columns"]] == [3, 3] and found["images"] == 9
     assert found["seconds"] > 0 and found["bytes"] > 0
+    assert f"{tmp_path / 'store'}: a new store" in done.stderr, (
+        "of the job's store is spoken, not of the one made aside"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml", "photos"]
 
 
