@@ -24,6 +24,7 @@ from pipeline.against import AgreementRow, agreement
 from pipeline.cell_check import DATA_FILE, CellCheck, check_cell
 from pipeline.errors import StoreError
 from pipeline.findings import GRACE_SECONDS, AuditReport, Finding, Garbage, Repairs
+from pipeline.golden import GOLDEN
 from pipeline.growth import DATA, GROWTH, NUMBERED, GrownPlan
 from pipeline.repair import repair
 from pipeline.storage import TEMPORARY, Entry
@@ -181,7 +182,7 @@ def _sort_out(
     """
     for name, entry in sorted(listed.items()):
         match = DATA_FILE.fullmatch(name)
-        if name == CARD or name in named or _RECEIPT.fullmatch(name):
+        if name in (CARD, GOLDEN) or name in named or _RECEIPT.fullmatch(name):
             continue
         if match is not None and int(match[1]) in unknown:
             continue

@@ -20,6 +20,7 @@ from manifests.record import ImageRecord
 from pipeline.batching import BatchRunner
 from pipeline.errors import WorkerError
 from pipeline.filling import CellInWork, CellResult, EncodeThreads
+from pipeline.golden import GoldenSamples
 from pipeline.journal import KILLED, MAX_DEATHS, Journal
 from pipeline.photos import Limits
 from pipeline.plan import Shard
@@ -45,14 +46,25 @@ class Effort(BaseModel):
 
 
 class Labeller:
-    """Loaded experts of one store, ready for shards. ``batch_sizes``: micro-batches other than the experts' own, by name."""
+    """Loaded experts of one store, ready for shards.
+
+    ``batch_sizes``: micro-batches other than the experts' own, by name. ``golden``: these experts' answers to the golden sample, which
+    must be those that their columns began with before the first commit.
+    """
 
     def __init__(
-        self, store: LabelStore, experts: Sequence[Expert], *, effort: Effort, batch_sizes: dict[str, int] | None = None
+        self,
+        store: LabelStore,
+        experts: Sequence[Expert],
+        *,
+        effort: Effort,
+        batch_sizes: dict[str, int] | None = None,
+        golden: GoldenSamples | None = None,
     ) -> None:
         sizes = batch_sizes or {}
         self._store = store
         self._effort = effort
+        self._golden = golden
         self._runners = {expert.card.column: BatchRunner(expert, sizes.get(expert.card.name)) for expert in experts}
 
     @property
@@ -69,7 +81,7 @@ class Labeller:
         """Fills those cells of ``columns`` that are not committed; with ``retry``, asks again for failed rows of those that are.
 
         Raises OSError where the store cannot be written (a full disk); nothing half-made becomes visible. Raises WorkerError
-        for a column that none of this worker's experts fills.
+        for a column that none of this worker's experts fills, or whose golden sample it labels otherwise.
         """
         started = time.time()
         self._check_versions(columns)
@@ -127,7 +139,8 @@ class Labeller:
                     cell.seconds.read += sum(reading.seconds for reading in readings) / len(cells)
                     _label_batch(cell, runner, readings, journal, said)
                 waiting_since = time.perf_counter()
-            return [cell.finish(self._effort.failure_limit) for cell in cells]
+            before_commit = self._golden.settle if self._golden else None
+            return [cell.finish(self._effort.failure_limit, before_commit) for cell in cells]
 
     def _readings(
         self, records: list[ImageRecord], runners: list[BatchRunner], batch: int, journal: Journal

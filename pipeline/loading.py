@@ -6,14 +6,17 @@ from collections.abc import Collection
 
 from pipeline.choices import Pack
 from pipeline.errors import WorkerError, in_one_line
+from pipeline.golden import GoldenSamples
 from pipeline.labeller import Labeller
 from pipeline.store import LabelStore
 
 
-def load_pack(pack: Pack, store: LabelStore, *, only: Collection[str] | None = None) -> Labeller:
+def load_pack(pack: Pack, store: LabelStore, *, only: Collection[str] | None = None, golden: bool = False) -> Labeller:
     """The pack's experts on this worker's device, ready to label shards of ``store``. ``only``: these of them, by name.
 
-    Raises WorkerError, naming the expert, where one cannot be loaded.
+    ``golden``: with a look at what each column's first worker said of the golden sample.
+
+    Raises WorkerError, naming the expert, where one cannot be loaded or disagrees with the golden sample.
     """
     choices = [choice for choice in pack.experts if only is None or choice.name in only]
     experts = [choice.create() for choice in choices]
@@ -25,4 +28,5 @@ def load_pack(pack: Pack, store: LabelStore, *, only: Collection[str] | None = N
             why = str(error) if type(error) is ValueError else in_one_line(error)
             raise WorkerError(f"expert {expert.card.name!r} cannot be loaded: {why}") from error
     sizes = {choice.name: choice.batch_size for choice in choices if choice.batch_size}
-    return Labeller(store, experts, effort=pack.effort, batch_sizes=sizes)
+    samples = GoldenSamples(store, experts) if golden else None
+    return Labeller(store, experts, effort=pack.effort, batch_sizes=sizes, golden=samples)

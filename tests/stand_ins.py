@@ -135,6 +135,26 @@ class Troubled(Grey):
         return labels
 
 
+class Changing(Grey):
+    """`Grey` until it was loaded ``times`` times, which ``log`` counts; then its maps are upside down, as if its machine were ill."""
+
+    def __init__(self, *, log: str, times: int, name: str = "changing") -> None:
+        super().__init__(name=name)
+        self._log = Path(log)
+        self._times = times
+        self._ill = False
+
+    def load(self, device: str) -> None:
+        with self._log.open("a") as log:
+            log.write("loaded\n")
+        self._ill = len(self._log.read_text().splitlines()) > self._times
+
+    def one(self, photo: Photo) -> Label:
+        label = super().one(photo)
+        assert isinstance(label.value, DenseMap)
+        return Label.ok(DenseMap(label.value.values[::-1].copy())) if self._ill else label
+
+
 class Hungry(Grey):
     """Runs out of memory on more than ``fits`` photos at a time."""
 

@@ -19,6 +19,7 @@ from expert_zoo.spec import LabelSpec
 from manifests.record import SCHEMA
 from pipeline.codec import _BY_KIND, table_schema
 from pipeline.difference import difference
+from pipeline.golden import Golden
 from pipeline.growing import grow
 from pipeline.growth import CHANGED_SCHEMA, DROPPED_SCHEMA, Growth, GrowthFile
 from pipeline.plan import ShardPlan
@@ -129,6 +130,7 @@ def test_the_manifest_is_as_documented() -> None:
         ("growth/0001.json", Growth),
         ("expert.json", ExpertCard),
         ("spec", LabelSpec),
+        ("golden.json", Golden),
         ("The receipt: shard-000042.json", Receipt),
     ],
 )
