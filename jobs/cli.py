@@ -1,7 +1,8 @@
 """`expert-labels`: the commands, each a thin layer over one function below it.
 
 Exit codes: 0 done; 1 done, but something is not as it should be (refused cells, findings of an audit); 2 the request cannot
-be carried out as it stands, and one line says why; 3 the cluster failed, and the same command would go on; 130 interrupted.
+be carried out as it stands, and one line says why; 3 the cluster or the place of the store failed, and the same command would
+go on; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from jobs import (
 )
 from jobs.summary import Summary
 from jobs.terminal import AsJson, JobPath, LogPath, say, show
-from pipeline.errors import ClusterFailure, ExpertLabelsError
+from pipeline.errors import ClusterFailure, ExpertLabelsError, Unreachable
 
 app = typer.Typer(
     help="Label images with frozen experts into a store that can be resumed, audited and trained from.",
@@ -116,7 +117,7 @@ def main() -> None:
         app()
     except ExpertLabelsError as error:
         say(f"error: {error}")
-        sys.exit(3 if isinstance(error, ClusterFailure) else 2)
+        sys.exit(3 if isinstance(error, ClusterFailure | Unreachable) else 2)
     except OSError as error:  # a place that cannot be written or read: a full disk, no permission, a file for a folder
         say(f"error: {error.strerror or error}: {error.filename or 'no file named'}; expected a place that can be used")
         sys.exit(2)

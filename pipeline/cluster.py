@@ -22,7 +22,7 @@ import numpy as np
 import ray
 
 from pipeline.choices import Pack, Unit
-from pipeline.errors import ClusterFailure, ExpertLabelsError, WorkerError, in_one_line
+from pipeline.errors import ClusterFailure, ExpertLabelsError, Unreachable, WorkerError, in_one_line
 from pipeline.events import EventLog
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
@@ -46,6 +46,7 @@ class PackActor:
         self._run = run
         self._retry = retry
         self._trouble = ""
+        self._passing = False  # whether the trouble is a place's, not the job's: the same may work in a while
         # Ray keeps a worker's standard error in a file of its own.
         self._log = EventLog(sys.stderr, store=without_secrets(store_url), run=run, pack=self._pack.name)
         self._telemetry = Telemetry(store_url)
@@ -56,7 +57,7 @@ class PackActor:
         except Exception as error:
             self._trouble = in_one_line(error)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         (text,) = batch["unit"]
         unit = Unit.model_validate_json(str(text))
         results: list[CellResult] = []
@@ -70,12 +71,13 @@ class PackActor:
                 self._log.tell("unit done", cells=cells, outcomes=[result.outcome for result in results])
             except (OSError, ExpertLabelsError) as error:
                 self._trouble = f"{unit.shard.name}: {in_one_line(error)}"
+                self._passing = isinstance(error, OSError | Unreachable)
             except Exception:  # a bug of ours: all of it is wanted
                 self._trouble = f"{unit.shard.name}: {traceback.format_exc()}"
         if self._trouble:
             self._log.tell("cannot go on", why=self._trouble)
         rows = json.dumps([result.model_dump(mode="json") for result in results])
-        return {"results": [rows], "trouble": [self._trouble]}
+        return {"results": [rows], "trouble": [self._trouble], "passing": [self._passing]}
 
 
 def start_ray(address: str | None, *, cpus: int | None = None) -> None:
@@ -123,9 +125,8 @@ def label_on_ray(
     try:
         for row in stream.iter_rows():
             if row["trouble"]:
-                raise WorkerError(
-                    f"a worker cannot go on: {row['trouble']}; what is committed stays, run the job again"
-                )
+                kind = ClusterFailure if row["passing"] else WorkerError
+                raise kind(f"a worker cannot go on: {row['trouble']}; what is committed stays, run the job again")
             yield [CellResult.model_validate(found) for found in json.loads(row["results"])]
     except ray.exceptions.RayError as error:
         last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]

@@ -6,7 +6,7 @@ ExpertLabelsError              one line: fact, expectation, way out; the command
  |   `- UnknownFormat          another version of this package wrote it: nothing here may judge, replace or remove it
  |- Unreachable                the place of a store does not answer, or lets nobody in: says nothing about what is in it
  |- WorkerError                a labelling worker cannot go on: an expert that does not load, a full disk, no cluster
- |   `- ClusterFailure         Ray gave up in the middle (exit code 3): the same job goes on when it is run again
+ |   `- ClusterFailure         machines, workers, a disk or a store failed under a job that is well: it goes on when run again
 `- JobError                   a job file or an argument asks for something that cannot be
 """
 
@@ -40,7 +40,7 @@ class WorkerError(ExpertLabelsError):
 
 
 class ClusterFailure(WorkerError):
-    """Ray gave up in the middle of a job: machines that went, workers that died. Nothing is wrong with the job."""
+    """Machines, workers, a disk or a store failed in the middle of a job. Nothing is wrong with the job; it goes on when run again."""
 
 
 class JobError(ExpertLabelsError):

@@ -14,17 +14,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 
-from jobs import submitting
+from jobs import cli, submitting
 from jobs.job import load_choices
 from jobs.job_server import JobServer, NoAnswer, NoSuchJob, without_password
 from jobs.parcel import packed
 from jobs.submitting import follow, submit
+from manifests.manifest import Manifest
 from pipeline.audit import audit
-from pipeline.errors import JobError
+from pipeline.choices import Pack, Unit
+from pipeline.errors import ClusterFailure, JobError, Unreachable, WorkerError
+from pipeline.labeller import Effort
 from pipeline.store import LabelStore
 from tests.conftest import ROOT
 from tests.jobs_at_work import committed_cells, labels_of, wait_for
@@ -201,6 +205,50 @@ def test_who_dies_is_sent_again_and_who_is_wrong_is_not(
     assert pauses == [2.0 * 2**number for number in range(attempts - 1)]
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ClusterFailure("gone"), 3),
+        (Unreachable("away"), 3),
+        (WorkerError("no"), 2),
+        (JobError("no"), 2),
+        (OSError(28, "full"), 2),
+    ],
+)
+def test_exit_codes_tell_failures_of_machines_from_mistakes(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [(OSError(28, "no space left"), True), (Unreachable("away"), True), (WorkerError("no"), False)],
+)
+def test_a_worker_tells_a_place_that_failed_from_a_job_that_is_wrong(
+    url: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, error: Exception, passing: bool
+) -> None:
+    from pipeline.cluster import PackActor
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    store = LabelStore.create(url, manifest, shard_size=5)
+    monkeypatch.setattr("pipeline.cluster.load_pack", lambda *_, **__: SimpleNamespace(label=fail))
+    pack = Pack(name="pack0", experts=(), cpus=1, gpus=0, actors=(1, 1), effort=Effort())
+    actor = PackActor(url, pack.model_dump_json(), "run", False)
+    unit = Unit(shard=store.plan.shard(0), columns=("grey@0",))
+    said = actor({"unit": np.array([unit.model_dump_json()])})
+    assert said["passing"] == [passing] and str(error) in said["trouble"][0]
+
+
 def test_a_cluster_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: Iterator[Any] = iter([5, NoAnswer("away"), NoAnswer("away"), NoSuchJob("forgotten")])
 
@@ -301,16 +349,17 @@ def attempts_in(store: Path) -> dict[tuple[str, int], str]:
 
 
 def test_a_job_that_nobody_waits_for_is_listed_read_and_stopped(tmp_path: Path, head: Head) -> None:
-    images = [{"source": "scenes", "seed": 6, "count": 4000}]
-    job = write_job(tmp_path, images=images, experts=[GREY])
+    job = write_job(tmp_path, experts=[{"grey": {"use": "tests.stand_ins:Grey", "delay": 4.0}}])
     sent = head.run("submit", str(job), "--detach", "--json")
     assert sent.returncode == 0, sent.stderr
     run = json.loads(sent.stdout)["run"]
     again = head.run("submit", str(job))
     assert again.returncode == 2 and f"{run}-1 --follow" in again.stderr, again.stderr
-    end = time.monotonic() + 60
-    while "starting Ray" not in (log := head.run("jobs", "logs", run).stdout):
-        assert time.monotonic() < end, log
+    end = time.monotonic() + 90
+    while not committed_cells(tmp_path / "store"):
+        assert time.monotonic() < end, head.run("jobs", "logs", run).stdout
+        time.sleep(0.2)
+    assert "12 cell(s) missing" in head.run("jobs", "logs", run).stdout
     (row,) = [row for row in json.loads(head.run("jobs", "list", "--json").stdout) if row["run"] == run]
     assert (row["ending"], row["store"]) == ("running", str(tmp_path / "store"))
     done = head.run("jobs", "stop", run)
