@@ -36,6 +36,7 @@ def repair(store: LabelStore, report: AuditReport, *, grace_seconds: float = GRA
         _sweep(store, folder, found, grace_seconds, done)
         if folder.startswith(f"{ATTEMPTS}/"):
             store.storage.prune(folder)
+    done.swept += store.storage.end_uploads(older=grace_seconds)
     return done
 
 

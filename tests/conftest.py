@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import tarfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -25,6 +27,9 @@ from pipeline.labeller import Effort, Labeller
 from pipeline.plan import Shard
 from pipeline.receipt import Receipt
 from pipeline.store import LabelStore
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,6 +62,42 @@ def records(tmp_path: Path) -> list[ImageRecord]:
 @pytest.fixture
 def manifest(tmp_path: Path, records: list[ImageRecord]) -> Manifest:
     return write_manifest(str(tmp_path / "manifest.parquet"), records)
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[S3Server]:
+    """A server for all tests that want one."""
+    import boto3
+
+    from tests.s3_server import BUCKET, KEY, SECRET, S3Server
+
+    server = S3Server()
+    boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+    ).create_bucket(Bucket=BUCKET)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """An S3 API on the loopback, which this process and its children find by the environment."""
+    import fsspec
+
+    for name, value in s3_process.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(fsspec.config.conf, "s3", json.loads(s3_process.environment()["FSSPEC_S3"]))
+    return s3_process
+
+
+@pytest.fixture
+def s3_url(s3: S3Server) -> str:
+    """An empty place for a store behind that API."""
+    return f"s3://labels/{uuid.uuid4().hex}/store"
 
 
 @pytest.fixture(params=["local", "memory"])

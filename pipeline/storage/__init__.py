@@ -6,12 +6,15 @@ from manifests.location import local_path
 from pipeline.storage.contract import TEMPORARY, DataFile, Entry, Storage
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.remote import RemoteStorage
+from pipeline.storage.s3 import S3Storage
 
-__all__ = ["TEMPORARY", "DataFile", "Entry", "LocalStorage", "RemoteStorage", "Storage", "open_storage"]
+__all__ = ["TEMPORARY", "DataFile", "Entry", "LocalStorage", "RemoteStorage", "S3Storage", "Storage", "open_storage"]
 
 
 def open_storage(url: str) -> Storage:
     """The storage at a local path, a file:// URL, or any other URL that fsspec knows."""
     url = url.removeprefix("local://")
     local = local_path(url)
-    return RemoteStorage(url) if local is None else LocalStorage(local)
+    if local is not None:
+        return LocalStorage(local)
+    return S3Storage(url) if url.startswith(("s3://", "s3a://")) else RemoteStorage(url)

@@ -123,6 +123,13 @@ class Storage(ABC):
     def delete(self, name: str) -> None:
         """Removes one file; nothing happens if it is absent."""
 
+    def end_uploads(self, *, older: float) -> list[str]:
+        """Ends what was begun to be written ``older`` seconds ago, is not a file yet and takes room all the same.
+
+        Returns the names of the files that they would have become. Where a file that is being written shows, there are none.
+        """
+        return []
+
     def prune(self, folder: str) -> None:
         """Removes ``folder`` if it is empty and the storage has folders at all."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -24,11 +25,20 @@ class RemoteStorage(Storage):
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.shared = not url.startswith("memory://")
-        self._fs: Any
+        self._connect()
+
+    def _connect(self) -> None:
         try:
-            self._fs, self._root = filesystem(self.url)
+            self._files, self._root = filesystem(self.url)
         except ValueError as error:
             raise StoreError(str(error)) from error
+        self._process = os.getpid()
+
+    @property
+    def _fs(self) -> Any:
+        if self._process != os.getpid():  # neither event loops nor sockets survive a fork
+            self._connect()
+        return self._files
 
     def path(self, name: str) -> str:
         return f"{self._root}/{checked(name)}"
