@@ -16,6 +16,7 @@ from pipeline.choices import ExpertChoice
 from pipeline.errors import JobError
 from pipeline.limits import Limits, Web
 from pipeline.plan import SHARD_SIZE
+from pipeline.watchdog import Patience
 
 
 class PackChoice(BaseModel):
@@ -85,6 +86,7 @@ class Job(ImageChoices):
     recipe: Literal["best", "prismer"] | None = None
     shard_size: int = Field(SHARD_SIZE, gt=0)
     failure_limit: float = Field(0.5, ge=0, le=1)
+    patience: Patience = Patience()
     limits: Limits = Limits()
     read_threads: int | None = Field(None, gt=0)
     encode_threads: int | None = Field(None, gt=0)

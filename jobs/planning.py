@@ -187,6 +187,7 @@ def packs_of(job: Job, *, cpus: float, gpus: float) -> list[Pack]:
                     encode_threads=job.encode_threads or threads,
                     ahead=job.ahead,
                     failure_limit=job.failure_limit,
+                    patience=job.patience,
                     limits=job.limits,
                 ),
             )

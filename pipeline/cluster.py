@@ -29,6 +29,7 @@ from pipeline.journal import Journal
 from pipeline.loading import load_pack
 from pipeline.store import LabelStore
 from pipeline.telemetry import Telemetry, without_secrets
+from pipeline.watchdog import Watchdog
 
 #: A worker that dies while loading its models is replaced this often before the job ends.
 LOADING_DEATHS = 3
@@ -50,12 +51,16 @@ class PackActor:
         # Ray keeps a worker's standard error in a file of its own.
         self._log = EventLog(sys.stderr, store=without_secrets(store_url), run=run, pack=self._pack.name)
         self._telemetry = Telemetry(store_url)
+        self._watchdog = Watchdog(self._pack.effort.patience, tell=lambda what: self._log.tell("hung", what=what))
         cv2.setNumThreads(max(1, int(self._pack.cpus)))  # unlike torch, it does not look at what Ray grants
         try:
             self._store = LabelStore.open(store_url)
-            self._labeller = load_pack(self._pack, self._store, golden=True)
+            self._watchdog.begin(None)
+            self._labeller = load_pack(self._pack, self._store, golden=True, watchdog=self._watchdog)
         except Exception as error:
             self._trouble = in_one_line(error)
+        finally:
+            self._watchdog.end()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         (text,) = batch["unit"]

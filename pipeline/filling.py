@@ -60,7 +60,8 @@ class CellResult(BaseModel):
 class EncodeThreads:
     """The threads behind the model: several that encode, one that writes, and a bound on what is between them."""
 
-    def __init__(self, encoders: int, labels_in_flight: int) -> None:
+    def __init__(self, encoders: int, labels_in_flight: int, beat: Callable[[], object] = lambda: None) -> None:
+        self._beat = beat
         self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="encode")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._room = threading.Semaphore(labels_in_flight)
@@ -80,6 +81,7 @@ class EncodeThreads:
         try:
             cell.write(*encoded.result())
         finally:
+            self._beat()
             self._room.release()
 
     def close(self) -> None:

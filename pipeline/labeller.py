@@ -21,12 +21,13 @@ from pipeline.batching import BatchRunner
 from pipeline.errors import WorkerError
 from pipeline.filling import CellInWork, CellResult, EncodeThreads
 from pipeline.golden import GoldenSamples
-from pipeline.journal import KILLED, MAX_DEATHS, Journal
+from pipeline.journal import Journal
 from pipeline.photos import Limits
 from pipeline.plan import Shard
 from pipeline.reading import Reading, read_ahead, read_warily
 from pipeline.said import Said, unreadable
 from pipeline.store import LabelStore
+from pipeline.watchdog import Patience, Watchdog
 
 
 class Effort(BaseModel):
@@ -43,13 +44,14 @@ class Effort(BaseModel):
     ahead: int = 32
     failure_limit: float = 0.5
     limits: Limits = Limits()
+    patience: Patience = Patience()
 
 
 class Labeller:
     """Loaded experts of one store, ready for shards.
 
     ``batch_sizes``: micro-batches other than the experts' own, by name. ``golden``: these experts' answers to the golden sample, which
-    must be those that their columns began with before the first commit.
+    must be those that their columns began with before the first commit. ``watchdog``: is told of every sign of life.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class Labeller:
         effort: Effort,
         batch_sizes: dict[str, int] | None = None,
         golden: GoldenSamples | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         sizes = batch_sizes or {}
         self._store = store
         self._effort = effort
         self._golden = golden
+        self._watchdog = watchdog
         self._runners = {expert.card.column: BatchRunner(expert, sizes.get(expert.card.name)) for expert in experts}
 
     @property
@@ -83,12 +87,21 @@ class Labeller:
         Raises OSError where the store cannot be written (a full disk); nothing half-made becomes visible. Raises WorkerError
         for a column that none of this worker's experts fills, or whose golden sample it labels otherwise.
         """
+        if self._watchdog is None:
+            return self._label(shard, columns, journal, retry)
+        self._watchdog.begin(journal)
+        try:
+            return self._label(shard, columns, journal, retry)
+        finally:
+            self._watchdog.end()
+
+    def _label(self, shard: Shard, columns: Sequence[str], journal: Journal, retry: bool) -> list[CellResult]:
         started = time.time()
         self._check_versions(columns)
         wanted = [column for column in columns if self._store.is_committed(column, shard) == retry]
         left = [column for column in columns if column not in wanted]
         results = [CellResult(column=column, shard=shard.index, images=len(shard)) for column in left]
-        if wanted and journal.deaths >= MAX_DEATHS:
+        if wanted and journal.given_up:
             reason = f"{shard.name} killed {journal.deaths} workers and the last deaths have no single photo in common"
             results += [CellResult(column=c, shard=shard.index, images=len(shard), refused=reason) for c in wanted]
         elif wanted:
@@ -119,7 +132,8 @@ class Labeller:
         batch = max(runner.batch_size for runner in runners)
         cells: list[CellInWork] = []
         with ExitStack() as stack:
-            threads = EncodeThreads(self._effort.encode_threads, labels_in_flight=max(64, 4 * batch * len(runners)))
+            room = max(64, 4 * batch * len(runners))
+            threads = EncodeThreads(self._effort.encode_threads, room, self._beat)
             everyone = self._store.records(shard, dropped=True)
             image_ids = [record.image_id for record in everyone]
             for runner in runners:
@@ -137,7 +151,11 @@ class Labeller:
                 for cell, runner in zip(cells, runners, strict=True):
                     cell.seconds.wait += waited / len(cells)
                     cell.seconds.read += sum(reading.seconds for reading in readings) / len(cells)
+                    spent = cell.seconds.compute
                     _label_batch(cell, runner, readings, journal, said)
+                    journal.leave()
+                    if self._watchdog:
+                        self._watchdog.answered(cell.seconds.compute - spent)
                 waiting_since = time.perf_counter()
             before_commit = self._golden.settle if self._golden else None
             return [cell.finish(self._effort.failure_limit, before_commit) for cell in cells]
@@ -147,7 +165,7 @@ class Labeller:
     ) -> Generator[list[Reading]]:
         effort = self._effort
         if journal.talkative:
-            return read_warily(records, effort.limits, batch=batch, journal=journal)
+            return read_warily(records, effort.limits, batch=batch, journal=journal, beat=self._beat)
         return read_ahead(
             records,
             effort.limits,
@@ -155,7 +173,12 @@ class Labeller:
             threads=effort.read_threads,
             ahead=effort.ahead,
             prefetch=[runner.expert.prefetch for runner in runners],
+            beat=self._beat,
         )
+
+    def _beat(self) -> None:
+        if self._watchdog:
+            self._watchdog.beat()
 
 
 def _label_batch(cell: CellInWork, runner: BatchRunner, readings: list[Reading], journal: Journal, said: Said) -> None:
@@ -174,7 +197,7 @@ def _label_batch(cell: CellInWork, runner: BatchRunner, readings: list[Reading],
         if reading.photo is None:
             label = Label.failed(reading.reason)
         elif reading.record.image_id in guilty:
-            label = Label.failed(f"{KILLED}: this photo ended two worker processes in {name}")
+            label = Label.failed(journal.verdict(name, reading.record.image_id))
         elif reading.record.image_id in unread:
             label = unread[reading.record.image_id]
         else:

@@ -9,12 +9,20 @@ from pipeline.errors import WorkerError, in_one_line
 from pipeline.golden import GoldenSamples
 from pipeline.labeller import Labeller
 from pipeline.store import LabelStore
+from pipeline.watchdog import Watchdog
 
 
-def load_pack(pack: Pack, store: LabelStore, *, only: Collection[str] | None = None, golden: bool = False) -> Labeller:
+def load_pack(
+    pack: Pack,
+    store: LabelStore,
+    *,
+    only: Collection[str] | None = None,
+    golden: bool = False,
+    watchdog: Watchdog | None = None,
+) -> Labeller:
     """The pack's experts on this worker's device, ready to label shards of ``store``. ``only``: these of them, by name.
 
-    ``golden``: with a look at what each column's first worker said of the golden sample.
+    ``watchdog``: is told of the units' signs of life. ``golden``: with a look at what each column's first worker said of the golden sample.
 
     Raises WorkerError, naming the expert, where one cannot be loaded or disagrees with the golden sample.
     """
@@ -29,4 +37,4 @@ def load_pack(pack: Pack, store: LabelStore, *, only: Collection[str] | None = N
             raise WorkerError(f"expert {expert.card.name!r} cannot be loaded: {why}") from error
     sizes = {choice.name: choice.batch_size for choice in choices if choice.batch_size}
     samples = GoldenSamples(store, experts) if golden else None
-    return Labeller(store, experts, effort=pack.effort, batch_sizes=sizes, golden=samples)
+    return Labeller(store, experts, effort=pack.effort, batch_sizes=sizes, golden=samples, watchdog=watchdog)

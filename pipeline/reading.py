@@ -12,7 +12,7 @@ from itertools import islice
 
 from expert_zoo.expert import Photo
 from manifests.record import ImageRecord
-from pipeline.journal import KILLED, READ, Journal
+from pipeline.journal import READ, Journal
 from pipeline.photos import Limits, PhotoError, read_photo
 
 #: Decoded photos that one worker holds, as far as the largest photo so far tells. Phone photos of 12 megapixels: 14.
@@ -49,15 +49,17 @@ def read_ahead(
     threads: int,
     ahead: int,
     prefetch: Sequence[Callable[[Photo], None]] = (),
+    beat: Callable[[], object] = lambda: None,
 ) -> Generator[list[Reading]]:
     """Batches of readings in order, with up to ``ahead`` photos decoded or in work beyond the batch that is asked for.
 
     Fewer, and smaller batches, where the photos are so large that they would fill AHEAD_BYTES of memory. Every photo is
-    shown to each of ``prefetch`` by the thread that read it.
+    shown to each of ``prefetch`` by the thread that read it, which calls ``beat``.
     """
 
     def read_and_show(record: ImageRecord) -> Reading:
         reading = read(record, limits)
+        beat()
         if reading.photo is not None:
             for show in prefetch:
                 # Only a head start: what goes wrong here goes wrong again in `label`, where it is told.
@@ -89,7 +91,12 @@ def read_ahead(
 
 
 def read_warily(
-    records: Sequence[ImageRecord], limits: Limits, *, batch: int, journal: Journal
+    records: Sequence[ImageRecord],
+    limits: Limits,
+    *,
+    batch: int,
+    journal: Journal,
+    beat: Callable[[], object] = lambda: None,
 ) -> Generator[list[Reading]]:
     """Batches of readings in order, each announced to ``journal`` first; suspects come alone, convicts are not read."""
     guilty = journal.convicted(READ)
@@ -97,8 +104,9 @@ def read_warily(
         innocent = [record for record in group if record.image_id not in guilty]
         if innocent:
             journal.enter(READ, [record.image_id for record in innocent])
+            beat()
         yield [
-            Reading(record, None, f"{KILLED}: reading this photo ended two worker processes", 0.0)
+            Reading(record, None, journal.verdict(READ, record.image_id), 0.0)
             if record.image_id in guilty
             else read(record, limits)
             for record in group

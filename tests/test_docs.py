@@ -39,6 +39,7 @@ from pipeline.errors import JobError
 from pipeline.limits import Limits, Web
 from pipeline.reader import LabelReader
 from pipeline.store import LabelStore
+from pipeline.watchdog import Patience
 from tests.small_store import label
 
 ROOT = Path(__file__).parents[1]
@@ -180,6 +181,7 @@ def fields_of_a_job() -> dict[str, Any]:
     """Every key with its default; those of nested sections with a dot."""
     nested: dict[str, type[BaseModel]] = {
         "limits": Limits,
+        "patience": Patience,
         "ray": RayChoice,
         "captions": CaptionRules,
         "duplicates": Duplicates,
