@@ -121,7 +121,7 @@ def _run(
 
     start = time.time()
     run = uuid.uuid4().hex[:12]
-    with RunLog(log, job.store, run, summary) as run_log:
+    with RunLog(log, store.storage.url, run, summary) as run_log:
         cluster.start_ray(job.ray.address, cpus=job.ray.cpus)
         try:
             cpus, gpus = cluster.cluster_size()
