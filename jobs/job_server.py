@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import JobError
+from pipeline.telemetry import without_secrets
 
 #: Seconds until a connection that is not answered counts as none.
 CONNECT_SECONDS = 10.0
@@ -43,7 +44,7 @@ class JobServer:
 
     def __init__(self, address: str | None) -> None:
         self._url = _checked(address or _address_of_environment() or HERE)
-        self.address = without_password(self._url)
+        self.address = without_secrets(self._url)
         _use_token()
         self._knock()
         with self._in_one_line(), _environment_without(ADDRESS_VARIABLES):
@@ -166,13 +167,6 @@ class JobServer:
         return kind(f"{self.address} refused: {lines[-1][:300]}")
 
 
-def without_password(url: str) -> str:
-    """``url`` as it may be shown: a user and a password before the host, and a query, are left out."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=host, query="", fragment="").geturl() if parts.netloc else url
-
-
 def _address_of_environment() -> str | None:
     found = [os.environ[name] for name in ADDRESS_VARIABLES if os.environ.get(name)]
     return found[0] if found else None
@@ -186,7 +180,7 @@ def _checked(address: str) -> str:
         valid = False
     if not valid:
         raise JobError(
-            f"--address {without_password(address)!r}: expected the dashboard of a cluster's head, e.g. http://HEAD:8265 (not the port "
+            f"--address {without_secrets(address)!r}: expected the dashboard of a cluster's head, e.g. http://HEAD:8265 (not the port "
             "that workers join, 6379, nor a ray:// address)"
         )
     return address.rstrip("/")

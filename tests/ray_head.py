@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +31,10 @@ class Head:
     token: str
     environment: dict[str, str]
 
-    def command(self, *words: str, token: str | None = None) -> list[str]:
+    def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "jobs.cli", *words, "--address", self.address]
 
-    def run(self, *words: str, token: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, token: str | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """`expert-labels WORDS --address HEAD`, with the cluster's own token or another one."""
         return subprocess.run(
             self.command(*words), cwd=ROOT, env=self.with_token(token), capture_output=True, text=True, timeout=timeout
@@ -107,7 +107,7 @@ def _start(arguments: Sequence[str], environment: dict[str, str], log: Path) -> 
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 180
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text(errors="replace")
         try:
@@ -131,9 +131,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]], folder: str) -> None:
         if any(folder in word for word in one.info["cmdline"] or ()):
             doomed.add(one.pid)
     for pid in doomed - {os.getpid()}:
-        try:
+        with suppress(psutil.NoSuchProcess):
             psutil.Process(pid).kill()
-        except psutil.NoSuchProcess:
-            continue
     for process in processes:
         process.wait()
