@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import JobError
-from pipeline.telemetry import without_secrets
+from pipeline.redaction import redacted
 
 #: Seconds until a connection that is not answered counts as none.
 CONNECT_SECONDS = 10.0
@@ -44,7 +44,7 @@ class JobServer:
 
     def __init__(self, address: str | None) -> None:
         self._url = _checked(address or _address_of_environment() or HERE)
-        self.address = without_secrets(self._url)
+        self.address = redacted(self._url)
         _use_token()
         self._knock()
         with self._in_one_line(), _environment_without(ADDRESS_VARIABLES):
@@ -180,7 +180,7 @@ def _checked(address: str) -> str:
         valid = False
     if not valid:
         raise JobError(
-            f"--address {without_secrets(address)!r}: expected the dashboard of a cluster's head, e.g. http://HEAD:8265 (not the port "
+            f"--address {redacted(address)!r}: expected the dashboard of a cluster's head, e.g. http://HEAD:8265 (not the port "
             "that workers join, 6379, nor a ray:// address)"
         )
     return address.rstrip("/")

@@ -17,7 +17,7 @@ from jobs.job import load_choices
 from jobs.job_server import JobServer, NoAnswer, NoSuchJob
 from jobs.parcel import Parcel, packed
 from pipeline.errors import JobError
-from pipeline.telemetry import without_secrets
+from pipeline.redaction import redacted
 
 Say = Callable[[str], None]
 Ending = Literal["done", "incomplete", "wrong", "stopped", "crashed", "running"]
@@ -66,7 +66,7 @@ def submit(
         server = JobServer(address)
         _check_alone(server, parcel)
         run = f"label-{uuid.uuid4().hex[:10]}"
-        found = Submitted(run=run, address=server.address, store=without_secrets(job.store))
+        found = Submitted(run=run, address=server.address, store=redacted(job.store))
         say(f"{run}: {parcel.job_file} to {server.address}, {parcel.bytes / 1e6:.1f} MB with the code")
         for attempt in range(1, retries + 2):
             _submit_attempt(server, parcel, found, attempt, say)
