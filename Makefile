@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 FIND_PYTHON := $$(command -v $(PYTHON) || command -v python3)
 CODE := manifests expert_zoo pipeline trainer jobs tests bench
 
-.PHONY: demo test test-long check format lint types bench accuracy lock clean help
+.PHONY: demo test test-long check audit format lint types bench accuracy lock clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -32,7 +32,8 @@ test: $(INSTALLED)      ## the whole test suite, the long ones included
 test-long: $(INSTALLED) ## only the tests that take minutes: 25 SIGKILLs, two jobs on one store, accuracy
 	$(BIN)/python -m pytest -q -m long
 
-check: $(INSTALLED) lint types  ## what CI runs: format, lint, types, and all tests but the long ones
+check: $(INSTALLED) lint types  ## what CI runs: format, lint, types, packages that fit, and all tests but the long ones
+	$(BIN)/pip check
 	$(BIN)/python -m pytest -q -m "not long"
 
 lint: $(INSTALLED)
@@ -41,6 +42,11 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+audit: $(INSTALLED)     ## known weaknesses of the locked packages; asks the package index, so it needs a network
+	$(FIND_PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock --requirement requirements-detection.lock
 
 format: $(INSTALLED)    ## rewrite the code in the project's format
 	$(BIN)/ruff format $(CODE)
@@ -55,6 +61,7 @@ accuracy: $(INSTALLED)  ## the pocket experts on 500 held-out scenes (docs/pocke
 lock:                   ## pin the newest versions that setup.cfg allows
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile setup.cfg --extra dev --python-version 3.11 --no-header --output-file requirements.lock
+	$(BIN)/uv pip compile requirements-detection.in --constraint requirements.lock --python-version 3.11 --no-header --output-file requirements-detection.lock
 
 clean:
 	rm -rf $(VENV) out/demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
