@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from manifests.location import filesystem
 from pipeline.errors import StoreError, Unreachable
 
-#: With the pauses below a call is given up after three quarters of a minute, plus what the tries themselves take.
+#: With the pauses below a call is given up after 46 seconds at most, plus what the tries themselves take.
 TRIES = 10
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 20.0
