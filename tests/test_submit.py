@@ -240,7 +240,7 @@ def test_a_worker_tells_a_place_that_failed_from_a_job_that_is_wrong(
     pack = Pack(name="pack0", experts=(), cpus=1, gpus=0, actors=(1, 1), effort=Effort())
     actor = PackActor(url, pack.model_dump_json(), "run", False)
     unit = Unit(shard=store.plan.shard(0), columns=("grey@0",))
-    said = actor({"unit": np.array([unit.model_dump_json()])})
+    said = actor({"unit": np.array([unit.model_dump_json()]), "copy": np.array([False])})
     assert said["passing"] == [passing] and str(error) in said["trouble"][0]
 
 
