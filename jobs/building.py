@@ -11,6 +11,8 @@ from tqdm import tqdm
 from jobs.sources_file import ImageChoices
 from jobs.terminal import aligned
 from manifests.build import BuildReport, Progress, build
+from manifests.location import open_binary
+from manifests.manifest import Manifest
 from pipeline.content import LookAtFiles
 from pipeline.errors import JobError
 from pipeline.photos import Limits
@@ -29,7 +31,11 @@ def build_manifest(
     workers: int = 1,
     progress: Progress = lambda what, done, total: None,
 ) -> BuildReport:
-    """The manifest of ``choices`` at ``out`` (path or URL), as `manifests.build.build`. Raises JobError."""
+    """The manifest of ``choices`` at ``out`` (path or URL), as `manifests.build.build`. Raises JobError.
+
+    A file that stands there is replaced only if it is a manifest or was built by us: its report lies beside it.
+    """
+    _check_replaceable(out)
     try:
         return build(
             choices.images,
@@ -54,6 +60,22 @@ def build_manifest(
             f"{out}: stopped; the same command goes on after the last source that was read to its end", file=sys.stderr
         )
         raise
+
+
+def _check_replaceable(out: str) -> None:
+    try:
+        with open_binary(out) as stream:
+            if not stream.read(1):
+                return
+    except ValueError:
+        return  # nothing is there, or nothing that can be read: the build says what it cannot write
+    try:
+        Manifest.open(out)
+    except ValueError as error:
+        try:
+            open_binary(f"{out}.report.json").close()  # a manifest that was damaged since
+        except ValueError:
+            raise JobError(f"{out} is there and is no manifest; name another file, or remove it first") from error
 
 
 def usual_workers() -> int:

@@ -45,6 +45,7 @@ def filter_texts(
     from pipeline.store import LabelStore
 
     rules = read_rules(rules_file)
+    _check_replaceable(out)
     counts: dict[str, Counter[str]] = {}
     items = 0
     with replacing(out) as file:
@@ -75,6 +76,17 @@ def filter_texts(
     if not items:
         say("no text is kept: look at the scores (`expert-labels preview`) and at `at_least`")
     show(lines, {"list": out, "texts": items, "sources": {name: dict(c) for name, c in counts.items()}}, as_json)
+
+
+def _check_replaceable(out: str) -> None:
+    from manifests.location import local_path
+
+    there = local_path(out)
+    if there is None or not there.is_file():
+        return
+    with there.open("rb") as file:
+        if file.read(1) not in (b"", b"["):
+            raise JobError(f"{out} is there and is no list; name another file, or remove it first")
 
 
 def read_rules(path: str) -> TextRules:

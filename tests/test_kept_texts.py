@@ -214,6 +214,14 @@ def test_no_half_list_is_left(store: LabelStore, tmp_path: Path) -> None:
     assert isinstance(done.exception, StoreError) and list(out.parent.iterdir()) == []
 
 
+def test_only_a_list_is_replaced_by_one(store: LabelStore, tmp_path: Path) -> None:
+    rules = rules_file(tmp_path, {"select": RULES})
+    before = Path(rules).read_bytes()
+    done = CliRunner().invoke(app, ["manifest", "filter", store.storage.url, "--rules", rules, "--out", rules])
+    assert isinstance(done.exception, JobError) and "is no list" in str(done.exception)
+    assert Path(rules).read_bytes() == before
+
+
 def test_rules_stand_in_a_file_of_their_own_or_in_a_recipe(tmp_path: Path) -> None:
     assert read_rules(rules_file(tmp_path, {"select": RULES})) == TextRules(**RULES)
     assert read_rules(rules_file(tmp_path, {"data": {"store": "s", "select": RULES}})) == TextRules(**RULES)

@@ -163,3 +163,24 @@ def test_check_reads_photos_and_says_which_cannot_be(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert sorted(line.split()[0].split("-")[0] for line in done.stdout.splitlines()) == ["3", "4"]
     assert "not an image" in done.stdout and "missing" in done.stdout
+
+
+def test_only_a_manifest_is_replaced_by_one(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(encode(picture(), "PNG"))
+    sources, out = tmp_path / "sources.yaml", tmp_path / "m.parquet"
+    sources.write_text(yaml.safe_dump({"images": [{"source": "folder", "path": str(tmp_path / "photos")}]}))
+
+    def build(target: Path) -> Any:
+        return runner.invoke(app, ["manifest", "build", str(sources), "--out", str(target), "--workers", "1"])
+
+    before = sources.read_bytes()
+    refused = build(sources)
+    assert isinstance(refused.exception, JobError) and "is there and is no manifest" in str(refused.exception)
+    assert sources.read_bytes() == before
+    out.touch()
+    assert build(out).exit_code == 0, "an empty file is nothing to lose"
+    whole = out.read_bytes()
+    assert build(out).exit_code == 0 and out.read_bytes() == whole
+    out.write_bytes(whole[: len(whole) // 2])
+    assert build(out).exit_code == 0 and out.read_bytes() == whole, "a damaged manifest can be built again"
