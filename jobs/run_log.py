@@ -11,7 +11,7 @@ from pipeline.errors import in_one_line
 from pipeline.events import EventLog
 from pipeline.filling import CellResult
 from pipeline.plan import shard_name
-from pipeline.telemetry import Telemetry, without_secrets
+from pipeline.telemetry import Telemetry
 
 
 class RunLog:
@@ -22,7 +22,7 @@ class RunLog:
 
     def __init__(self, path: str | None, store_url: str, run: str, summary: Summary) -> None:
         self._out = Path(path).open("a", encoding="utf-8") if path else None  # noqa: SIM115  (closed by __exit__)
-        self._events = EventLog(self._out, store=without_secrets(store_url), run=run)
+        self._events = EventLog(self._out, store=store_url, run=run)
         self._telemetry = Telemetry(store_url)
         self._summary = summary
 

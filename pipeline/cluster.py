@@ -28,7 +28,7 @@ from pipeline.filling import CellResult
 from pipeline.journal import Journal
 from pipeline.loading import load_pack
 from pipeline.store import LabelStore
-from pipeline.telemetry import Telemetry, without_secrets
+from pipeline.telemetry import Telemetry
 from pipeline.watchdog import Watchdog
 
 #: A worker that dies while loading its models is replaced this often before the job ends.
@@ -49,7 +49,7 @@ class PackActor:
         self._trouble = ""
         self._passing = False  # whether the trouble is a place's, not the job's: the same may work in a while
         # Ray keeps a worker's standard error in a file of its own.
-        self._log = EventLog(sys.stderr, store=without_secrets(store_url), run=run, pack=self._pack.name)
+        self._log = EventLog(sys.stderr, store=store_url, run=run, pack=self._pack.name)
         self._telemetry = Telemetry(store_url)
         self._watchdog = Watchdog(self._pack.effort.patience, tell=lambda what: self._log.tell("hung", what=what))
         cv2.setNumThreads(max(1, int(self._pack.cpus)))  # unlike torch, it does not look at what Ray grants

@@ -11,10 +11,11 @@ import socket
 from typing import IO
 
 from pipeline.filling import CellResult
+from pipeline.redaction import redacted
 
 
 class EventLog:
-    """Lines of JSON, one an event, each with the time (UTC), host and process. ``out``: None writes nowhere."""
+    """Lines of JSON, one an event, each with the time (UTC), host and process; secrets are hidden. ``out``: None writes nowhere."""
 
     def __init__(self, out: IO[str] | None, **always: object) -> None:
         self._out = out
@@ -25,7 +26,9 @@ class EventLog:
         if self._out is None:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event} | self._always | facts, ensure_ascii=False, default=str)
+        told = {"time": now, "event": event} | self._always | facts
+        told = {name: redacted(value) if isinstance(value, str) else value for name, value in told.items()}
+        line = json.dumps(told, ensure_ascii=False, default=str)
         try:
             # One write a line: two drivers may append to one file.
             self._out.write(line + "\n")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.filling import CellResult
+from pipeline.redaction import redacted
 
 #: A reason is a label of a metric, and every new one is kept by the database for ever: beyond so many they are "other".
 MOST_REASONS = 40
@@ -52,7 +52,7 @@ class Telemetry:
     """The numbers of one process, worker or driver, of a run on the store at ``store_url``."""
 
     def __init__(self, store_url: str) -> None:
-        self._store = without_secrets(store_url)
+        self._store = redacted(store_url)
         self._reasons: set[str] = set()
         self._made: dict[str, Any] = {}
 
@@ -96,11 +96,3 @@ class Telemetry:
             made.inc(value, tags)
         else:
             made.set(value, tags)
-
-
-def without_secrets(url: str) -> str:
-    """``url`` without a user, a password, a query and a fragment, which may hold keys."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
