@@ -233,7 +233,7 @@ def _growths(storage: Storage) -> Iterator[Growth]:
                     "expert-labels that wrote it"
                 )
             growth = Growth.model_validate(stated, extra="ignore")
-        except (ValueError, AttributeError, ValidationError) as error:
+        except (ValueError, AttributeError, ValidationError, RecursionError) as error:
             raise StoreError(f"{storage.url}/{name} is not a growth: {error}") from error
         if growth.number != number:
             raise StoreError(f"{storage.url}/{name} is growth {growth.number}; expected {number}: it was renamed")

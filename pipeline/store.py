@@ -65,7 +65,7 @@ class LabelStore:
             if found.get("format") != FORMAT:
                 raise StoreError(f"{url} has store format {found.get('format')!r}; this version reads format {FORMAT}")
             plan = ShardPlan.model_validate(found, extra="ignore")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise StoreError(f"{url}/{PLAN} is not a plan: {error}") from error
         return cls(storage, grown(storage, plan))
 
