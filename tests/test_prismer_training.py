@@ -88,9 +88,9 @@ def test_one_batch_is_learned_by_heart() -> None:
         labels=batch.labels | {"depth": without(batch.labels["depth"], 1)},
         text=joined([[0, 20]] * 3, answers, config.text),
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
-    for _ in range(50):
+    for _ in range(150):
         optimizer.zero_grad()
         loss = model(batch)
         loss.loss.backward()

@@ -91,7 +91,8 @@ class PrismerConfig(_Section):
     """A Prismer, or without experts a PrismerZ.
 
     label_resolution: pixels per side that a label map is seen at, whatever it is given at. instances: rows of the table that
-    tells a photo's objects apart.
+    tells a photo's objects apart. stem_width: no convolution of a stem is narrower; an eighth of a small model's width cannot
+    tell hundreds of names apart. from_scratch: no backbone will be loaded, so attention begins louder (`layers.initialise`).
     """
 
     vision: VisionConfig
@@ -100,6 +101,8 @@ class PrismerConfig(_Section):
     experts: tuple[Modality, ...] = SIX
     label_resolution: int = Field(224, gt=0)
     instances: int = Field(128, gt=0)
+    stem_width: int = Field(0, ge=0)
+    from_scratch: bool = False
 
     @classmethod
     def of(
@@ -188,6 +191,8 @@ SIZES: Final[dict[SizeName, PrismerConfig]] = {
         text=TextConfig(width=96, layers=2, heads=4, words=512, positions=66),
         resampler=ResamplerConfig(latents=16, layers=2, heads=4),
         label_resolution=112,
+        stem_width=64,
+        from_scratch=True,
     ),
     "base": PrismerConfig(
         vision=VisionConfig(width=768, layers=12, heads=12, patch=16, resolution=224),

@@ -45,7 +45,7 @@ class Prismer(nn.Module):
         self.objective = objective or Objective()
         self.encoder = ExpertEncoder(config)
         self.decoder = TextDecoder(config.text, visual_width=config.vision.width)
-        initialise(self)
+        initialise(self, from_scratch=config.from_scratch)
 
     def forward(self, batch: PrismerBatch) -> Loss:
         visual_BND = self.encode(batch.photo_B3HW, batch.labels)

@@ -25,18 +25,18 @@ class StemNorm(nn.BatchNorm2d):
 
 
 class Stem(nn.Module):
-    """Four 3 x 3 convolutions, widths D/8, D/4, D/2, D, and a 1 x 1 one; B x C x H x W to B x D x g x g.
+    """Four 3 x 3 convolutions, widths D/8, D/4, D/2, D or ``narrowest``, and a 1 x 1 one; B x C x H x W to B x D x g x g.
 
     A map of class names is looked at on 4 g pixels per side and halved twice, any other on 16 g and halved four times. Sizes
     and the way of resizing (bilinear, corners on corners) are those of the released checkpoints.
     """
 
-    def __init__(self, *, channels: int, width: int, grid: int) -> None:
+    def __init__(self, *, channels: int, width: int, grid: int, narrowest: int = 0) -> None:
         super().__init__()
         named = channels == EMBEDDING
         self.side = seen_side(channels, grid)
         strides = (2, 2, 1, 1) if named else (2, 2, 2, 2)
-        outs = (width // 8, width // 4, width // 2, width)
+        outs = (*(max(width // part, narrowest) for part in (8, 4, 2)), width)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
             for before, after, stride in zip((channels, *outs[:-1]), outs, strides, strict=True)

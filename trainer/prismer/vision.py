@@ -68,7 +68,7 @@ class ExpertEncoder(nn.Module):
         self.positions = nn.Parameter(torch.randn(config.grid**2, width) * width**-0.5)
         self.stems = nn.ModuleDict(
             {
-                name: Stem(channels=channels, width=width, grid=config.label_grid)
+                name: Stem(channels=channels, width=width, grid=config.label_grid, narrowest=config.stem_width)
                 for name, channels in config.modalities().items()
             }
         )
