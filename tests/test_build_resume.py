@@ -28,11 +28,14 @@ from tests.conftest import ROOT
 
 BUILDER = """
 import sys
+import time
 from jobs.building import build_manifest
 from jobs.sources_file import load_sources
 
 def told(what, done, total):
     print(what, done, flush=True)
+    if sys.argv[4:] and what == sys.argv[4] and done >= int(sys.argv[5]):
+        time.sleep(600)  # to be killed here, however late the one who kills is
 
 if __name__ == "__main__":
     build_manifest(load_sources(sys.argv[1]), sys.argv[2], workers=int(sys.argv[3]), progress=told)
@@ -54,19 +57,20 @@ def whole(lists: Path) -> bytes:
     return out.read_bytes()
 
 
-def started(lists: Path, out: Path, workers: int) -> subprocess.Popen[str]:
+def started(lists: Path, out: Path, workers: int, *until: object) -> subprocess.Popen[str]:
     script = out.with_name("builder.py")
     script.write_text(BUILDER)
     return subprocess.Popen(
-        [sys.executable, str(script), str(lists / "sources.yaml"), str(out), str(workers)],
+        [sys.executable, str(script), str(lists / "sources.yaml"), str(out), str(workers), *map(str, until)],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
 
 
-def killed_at(process: subprocess.Popen[str], step: str, done: int) -> None:
+def killed_at(lists: Path, out: Path, count: int, step: str, done: int) -> None:
     """SIGKILL when the build says that it is so far; its workers end by themselves."""
+    process = started(lists, out, count, step, done)
     assert process.stdout is not None
     for line in process.stdout:
         what, _, number = line.rpartition(" ")
@@ -89,7 +93,7 @@ def test_a_killed_build_taken_up_again_writes_the_same_file(
     tmp_path: Path, lists: Path, whole: bytes, workers: int, step: str, done: int
 ) -> None:
     out = tmp_path / "m.parquet"
-    killed_at(started(lists, out, workers), step, done)
+    killed_at(lists, out, workers, step, done)
     assert not out.exists() and (tmp_path / ".m.parquet.build").exists()
     assert started(lists, out, workers).wait() == 0
     assert out.read_bytes() == whole
@@ -151,7 +155,7 @@ def test_finished_sources_are_not_read_again_unless_something_of_them_has_change
     tmp_path: Path, lists: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "m.parquet"
-    killed_at(started(lists, out, 1), "finding what is one picture", 1)
+    killed_at(lists, out, 1, "finding what is one picture", 1)
     sources = load_sources(str(lists / "sources.yaml"))
     kinds = (Coco, VisualGenome, Cc3m, Sbu, Cc12m)
     with monkeypatch.context() as patched:
@@ -161,7 +165,7 @@ def test_finished_sources_are_not_read_again_unless_something_of_them_has_change
     assert out.read_bytes() == whole
     out.unlink()
 
-    killed_at(started(lists, out, 1), "finding what is one picture", 1)
+    killed_at(lists, out, 1, "finding what is one picture", 1)
     list_of_cc3m = Path(sources.images[2].path)  # type: ignore[union-attr]
     before = list_of_cc3m.read_bytes()
     try:
