@@ -291,3 +291,10 @@ def test_without_credentials_it_says_where_they_may_be(
     with pytest.raises(Unreachable, match="no credentials found; expected AWS_ACCESS_KEY_ID"):
         open_storage(s3_url).read("x")
     S3FileSystem.clear_instance_cache()
+
+
+def test_an_answer_that_will_not_change_is_one_line(storage: S3Storage) -> None:
+    with pytest.raises(
+        Unreachable, match="upload_part of s3://labels/x: the store refuses with 400 InvalidArgument; look at"
+    ):
+        storage.calls.call("upload_part", "x", UploadId="none", PartNumber=20_000, Body=b"1")

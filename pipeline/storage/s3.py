@@ -16,7 +16,6 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pipeline.errors import StoreError
 from pipeline.storage.contract import TEMPORARY, DataFile, Entry, checked
 from pipeline.storage.remote import RemoteStorage
 from pipeline.storage.s3_calls import Refused, S3Calls, signed
@@ -85,7 +84,7 @@ class S3Storage(RemoteStorage):
             return False
         except Refused as refused:
             if refused.status != 412:
-                raise self._error(name, refused) from None
+                raise
             return self.calls.made(self.path(name), signature)
         return True
 
@@ -115,7 +114,7 @@ class S3Storage(RemoteStorage):
                 copy(self.calls, source, target, size, **({"IfNoneMatch": "*"} if self.offers().if_none_match else {}))
             except Refused as refused:
                 if refused.status != 412:
-                    raise self._error(name, refused) from None
+                    raise
                 done = False
         self.delete(temporary)
         return done
@@ -157,7 +156,7 @@ class S3Storage(RemoteStorage):
         except Refused as refused:
             if refused.status == 416:  # it begins where the file ends
                 return b""
-            raise self._error(name, refused) from None
+            raise
 
     def download(self, name: str, to: Path) -> None:
         download(self.calls, self.path(name), to)
@@ -228,9 +227,6 @@ class S3Storage(RemoteStorage):
         except Refused as refused:
             return refused.status == 412
         return False
-
-    def _error(self, name: str, refused: Refused) -> StoreError:
-        return StoreError(f"{self.url}/{name}: the store refuses with {refused}; expected one that speaks S3's API")
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,13 @@ _READ_TIMEOUT = 60
 _MADE_BY = "made-by"
 
 
-class Refused(Exception):
+class Refused(Unreachable):
     """An answer that will not change. An earlier try, whose answer got lost, may have done the work all the same."""
 
-    def __init__(self, status: int, code: str) -> None:
-        super().__init__(f"{status} {code}".strip())
+    def __init__(self, what: str, status: int, code: str) -> None:
+        super().__init__(
+            f"{what}: the store refuses with {f'{status} {code}'.strip()}; look at the endpoint, region and bucket"
+        )
         self.status = status
         self.code = code
 
@@ -120,7 +122,7 @@ class S3Calls:
                 ) from None
             if code == "NoSuchBucket":
                 raise StoreError(f"{self.url}: there is no bucket {self.bucket}; make it, or name another") from None
-            raise Refused(status, code) from None
+            raise Refused(f"{operation} of {self._place(key)}", status, code) from None
         if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)):
             raise Unreachable(
                 f"{self.url}: no credentials found; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile in ~/.aws, "
