@@ -153,7 +153,10 @@ def follow(
             job = server.job(name)
             if job.status.is_terminal():
                 _show_rest(server, name, seen, show)
-                return ending_of(job), job.driver_exit_code
+                ending = ending_of(job)
+                if ending == "incomplete" and not _has_spoken(server, name):
+                    ending = "crashed"
+                return ending, job.driver_exit_code
             lost = None
         except NoSuchJob:
             if seen == 0 and lost is None:
@@ -177,6 +180,15 @@ def ending_of(job: Any) -> Ending:
     if job.status.value == "SUCCEEDED":
         return "done"
     return _FINAL.get(job.driver_exit_code, "crashed") if job.driver_exit_code is not None else "crashed"
+
+
+def _has_spoken(server: JobServer, name: str) -> bool:
+    """Whether a driver that left exit code 1 did so itself: Ray's core ends one that lost its node so, without a word."""
+    try:
+        text = server.log(name)
+    except JobError:
+        return False
+    return "\nexpert " in text or "Traceback (most recent call last)" in text
 
 
 def _show_rest(server: JobServer, name: str, seen: int, show: Callable[[str], None]) -> None:

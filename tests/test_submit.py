@@ -157,8 +157,10 @@ class FakeServer:
         status_of = SimpleNamespace(value=status, is_terminal=lambda: status != "RUNNING")
         return SimpleNamespace(status=status_of, driver_exit_code=code)
 
+    said = "a summary:\nexpert  cells  ok  empty  failed"
+
     def log(self, name: str) -> str:
-        return ""
+        return self.said
 
 
 DEAD = [("FAILED", -9), ("FAILED", 137), ("FAILED", None), ("FAILED", 3), ("FAILED", 130)]
@@ -198,6 +200,16 @@ def test_who_dies_is_sent_again_and_who_is_wrong_is_not(
     assert FakeServer.sent[0]["entrypoint"] == f"python -m jobs.cli label {job.name} --address auto"
     assert "secret" not in json.dumps(FakeServer.sent) and "secret" not in str(found.to_json())
     assert pauses == [2.0 * 2**number for number in range(attempts - 1)]
+
+
+def test_a_driver_that_left_exit_code_1_without_a_word_was_ended_by_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeServer, "endings", [("FAILED", 1)] * 3)
+    monkeypatch.setattr(FakeServer, "said", "Running entrypoint\n64 of 64 labels (100%)\n")
+    server: Any = FakeServer(None)
+    server.sent.append({})
+    assert follow(server, "run-1", say=print, show=print) == ("crashed", 1)
+    monkeypatch.setattr(FakeServer, "said", "Traceback (most recent call last):\n")
+    assert follow(server, "run-1", say=print, show=print) == ("incomplete", 1)
 
 
 @pytest.mark.parametrize(
