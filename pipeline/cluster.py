@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from pipeline.events import EventLog
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
 from pipeline.loading import load_pack
+from pipeline.speculation import Answers, Idle, with_copies
 from pipeline.store import LabelStore
 from pipeline.telemetry import Telemetry
 from pipeline.watchdog import Watchdog
@@ -55,6 +57,7 @@ class PackActor:
         cv2.setNumThreads(max(1, int(self._pack.cpus)))  # unlike torch, it does not look at what Ray grants
         try:
             self._store = LabelStore.open(store_url)
+            self._idle = Idle(self._store, run, self._pack.effort.patience.late)
             self._watchdog.begin(None)
             self._labeller = load_pack(self._pack, self._store, golden=True, watchdog=self._watchdog)
         except Exception as error:
@@ -65,15 +68,17 @@ class PackActor:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         (text,) = batch["unit"]
         unit = Unit.model_validate_json(str(text))
+        (copy,) = batch["copy"]
         results: list[CellResult] = []
         if not self._trouble:
             try:
-                journal = Journal(self._store.storage, self._run, f"{unit.shard.name}.{self._pack.name}")
-                cells = [f"{column}/{unit.shard.name}" for column in unit.columns]
-                self._log.tell("unit begun", cells=cells, deaths=journal.deaths)
-                results = self._labeller.label(unit.shard, unit.columns, journal, retry=self._retry)
-                self._telemetry.unit(results, self._labeller.batch_sizes)
-                self._log.tell("unit done", cells=cells, outcomes=[result.outcome for result in results])
+                name = f"{unit.shard.name}.{self._pack.name}"
+                if copy:
+                    results = self._idle.do(unit, name, lambda journal: self._label(unit, journal))
+                else:
+                    begun = time.monotonic()
+                    results = self._label(unit, Journal(self._store.storage, self._run, name))
+                    self._idle.did(time.monotonic() - begun)
             except (OSError, ExpertLabelsError) as error:
                 self._trouble = f"{unit.shard.name}: {in_one_line(error)}"
                 self._passing = isinstance(error, OSError | Unreachable)
@@ -82,7 +87,21 @@ class PackActor:
         if self._trouble:
             self._log.tell("cannot go on", why=self._trouble)
         rows = json.dumps([result.model_dump(mode="json") for result in results])
-        return {"results": [rows], "trouble": [self._trouble], "passing": [self._passing]}
+        return {
+            "results": [rows],
+            "trouble": [self._trouble],
+            "passing": [self._passing],
+            "pack": [self._pack.name],
+            "copy": [bool(copy)],
+        }
+
+    def _label(self, unit: Unit, journal: Journal) -> list[CellResult]:
+        cells = [f"{column}/{unit.shard.name}" for column in unit.columns]
+        self._log.tell("unit begun", cells=cells, deaths=journal.deaths)
+        results = self._labeller.label(unit.shard, unit.columns, journal, retry=self._retry)
+        self._telemetry.unit(results, self._labeller.batch_sizes)
+        self._log.tell("unit done", cells=cells, outcomes=[result.outcome for result in results])
+        return results
 
 
 def start_ray(address: str | None, *, cpus: int | None = None) -> None:
@@ -126,13 +145,18 @@ def label_on_ray(
     streams = [_stream(store_url, pack, units, run, retry) for pack, units in work if units]
     if not streams:
         return
+    answers = Answers(sum(len(units) for _, units in work))
     stream = streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
     try:
         for row in stream.iter_rows():
             if row["trouble"]:
                 kind = ClusterFailure if row["passing"] else WorkerError
                 raise kind(f"a worker cannot go on: {row['trouble']}; what is committed stays, run the job again")
-            yield [CellResult.model_validate(found) for found in json.loads(row["results"])]
+            results = [CellResult.model_validate(found) for found in json.loads(row["results"])]
+            if answers.counts(row["pack"], results, row["copy"]):
+                yield results
+            if answers.complete:  # whoever still works at a unit that has an answer is not waited for
+                return
     except ray.exceptions.RayError as error:
         last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
         raise ClusterFailure(
@@ -143,8 +167,10 @@ def label_on_ray(
 def _stream(store_url: str, pack: Pack, units: Sequence[Unit], run: str, retry: bool) -> ray.data.Dataset:
     # Two jobs on one store that began at the same shard would label everything twice: each begins somewhere else.
     first = random.randrange(len(units))  # noqa: S311
-    rows = [{"unit": unit.model_dump_json()} for unit in (*units[first:], *units[:first])]
     smallest, largest = pack.actors
+    # A retry replaces cells that are committed: of these nobody could tell whether they are late.
+    in_turn = with_copies((*units[first:], *units[:first]), 1 if retry else largest)
+    rows = [{"unit": unit.model_dump_json(), "copy": copy} for unit, copy in in_turn]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         PackActor,
         fn_constructor_kwargs={
@@ -156,7 +182,7 @@ def _stream(store_url: str, pack: Pack, units: Sequence[Unit], run: str, retry: 
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(
-            min_size=min(smallest, len(rows)), max_size=min(largest, len(rows)), max_tasks_in_flight_per_actor=2
+            min_size=min(smallest, len(units)), max_size=min(largest, len(units)), max_tasks_in_flight_per_actor=2
         ),
         num_cpus=pack.cpus,
         num_gpus=pack.gpus or None,

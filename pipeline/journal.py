@@ -47,6 +47,14 @@ class Journal:
         self._attempts.append({})
         self._save()
 
+    @staticmethod
+    def attempts(storage: Storage, run: str, unit: str) -> int:
+        """How often ``unit`` was begun and not ended in that run, without beginning it."""
+        try:
+            return len(json.loads(storage.read(f"{ATTEMPTS}/{run}/{unit}.json")))
+        except (FileNotFoundError, ValueError):
+            return 0
+
     @property
     def deaths(self) -> int:
         """Workers that this unit has killed so far in this run."""

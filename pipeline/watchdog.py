@@ -46,7 +46,7 @@ while True:
 
 class Patience(BaseModel):
     """How long a worker may be silent, in seconds: ``floor`` + ``times`` x what its batches usually take; ``loading``: until its
-    experts are loaded.
+    experts are loaded. ``late``: how long, at least, an idle worker leaves a unit to the one that began it (pipeline/speculation.py).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -54,6 +54,7 @@ class Patience(BaseModel):
     floor: float = Field(600.0, gt=0)
     times: float = Field(20.0, ge=0)
     loading: float = Field(1800.0, gt=0)
+    late: float = Field(120.0, gt=0)
 
 
 class Watchdog:

@@ -155,6 +155,21 @@ class Changing(Grey):
         return Label.ok(DenseMap(label.value.values[::-1].copy())) if self._ill else label
 
 
+class Dawdling(Grey):
+    """`Grey`, but the first one of all to meet the photo whose id is ``at`` makes the file ``log`` and sleeps for an hour."""
+
+    def __init__(self, *, at: str, log: str, name: str = "dawdling") -> None:
+        super().__init__(name=name)
+        self._at = at
+        self._log = Path(log)
+
+    def one(self, photo: Photo) -> Label:
+        if photo.image_id == self._at and not self._log.exists():
+            self._log.touch()
+            time.sleep(3600)
+        return super().one(photo)
+
+
 class Hungry(Grey):
     """Runs out of memory on more than ``fits`` photos at a time."""
 
