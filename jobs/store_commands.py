@@ -119,7 +119,9 @@ def audit(
     ] = None,
     drift: Annotated[
         bool,
-        typer.Option("--drift", help="Compare the cells of each column: shards and workers whose labels look otherwise."),
+        typer.Option(
+            "--drift", help="Compare the cells of each column: shards and workers whose labels look otherwise."
+        ),
     ] = False,
     grace: Annotated[
         float, typer.Option("--grace", help="Seconds that a file without receipt may be old before it is swept.", min=0)
