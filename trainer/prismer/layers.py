@@ -108,7 +108,7 @@ def initialise(network: nn.Module, *, from_scratch: bool = False) -> None:
 
     from_scratch: what attention hands on begins twice as large, and three times where a text looks at the photo. At BERT's it is
     so faint beside what is known of the words before that a small model learns to speak first and, for thousands of steps,
-    nothing about the photo (docs/results.md).
+    nothing about the photo.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):
