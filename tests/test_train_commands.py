@@ -310,7 +310,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_original_files_of_questions_are_learned_and_asked(asked: Path, tmp_path: Path) -> None:
     store, embeddings = str(asked / "store"), tmp_path / "embeddings"
     assert runner.invoke(app, ["embed", store, "-o", str(embeddings), "--method", "random"]).exit_code == 0
-    recipe = write_recipe(tmp_path / "recipe.yaml", store, embeddings, steps=40, schedule={"peak": 0.003})
+    recipe = write_recipe(tmp_path / "recipe.yaml", store, embeddings, steps=60, schedule={"peak": 0.001})
     files = {"file": str(asked / "questions.json"), "annotations": str(asked / "annotations.json")}
     content = yaml.safe_load(recipe.read_text())
     content["method"]["questions"] = [files]
@@ -321,7 +321,7 @@ def test_original_files_of_questions_are_learned_and_asked(asked: Path, tmp_path
     trained = runner.invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run")])
     assert trained.exit_code == 0, trained.output
     assert "6 examples an epoch, of 3 images" in trained.stderr and "evaluation: answers of 1 photos" in trained.stderr
-    assert "step 40: answers/accuracy 100" in trained.stderr, trained.stderr
+    assert "step 60: answers/accuracy 100" in trained.stderr, trained.stderr
     # Afterwards as in training, then as a server asks that keeps the answers.
     ours = runner.invoke(app, ["evaluate", str(tmp_path / "run"), "--task", "answers", "--json"])
     assert json.loads(ours.stdout)["numbers"] == {"accuracy": 100, "accuracy/yes/no": 100}
