@@ -47,6 +47,7 @@ def scraped(port: int) -> Samples:
 def a_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A Ray of two CPUs in which workers find these tests; the port at which it shows its metrics."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    ray.shutdown()  # one that an earlier test left
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray.nodes()[0]["MetricsExportPort"]
     ray.shutdown()
