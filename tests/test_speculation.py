@@ -80,6 +80,7 @@ def test_a_unit_whose_first_worker_found_it_committed_is_not_counted_again_with_
     assert not answers.complete
 
 
+@pytest.mark.long  # half a minute alone, and once more than four beside other work
 def test_a_worker_that_dawdles_is_not_waited_for(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 24)
     at = path_id("photo0011.png")

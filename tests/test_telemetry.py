@@ -53,6 +53,7 @@ def a_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     ray.shutdown()
 
 
+@pytest.mark.long  # and in a process of its own: Ray keeps the authentication of the first cluster that a process knew
 def test_workers_and_driver_export_what_a_run_did(tmp_path: Path, a_ray: int) -> None:
     manifest = write_manifest(tmp_path, write_photos(tmp_path / "photos", photos=12, broken=[2, 7]))
     store = LabelStore.create(str(tmp_path / "store"), manifest, shard_size=4)
