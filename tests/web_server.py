@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.loopback import on_loopback
 
 
 @dataclass
@@ -125,18 +127,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def web_server(tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
-    server = WebServer()
-    handler = type("Handler", (_Handler,), {"served": server})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.daemon_threads = True
-        if tls is not None:
-            running.socket = tls.wrap_socket(running.socket, server_side=True)
-        server.port = running.server_address[1]
-        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.closing.set()
-            running.shutdown()
-            thread.join()
+    with on_loopback(WebServer(), _Handler, tls) as server:
+        yield server

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from expert_zoo.expert import Expert, Photo
 from expert_zoo.labels import DenseMap, Label
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
 from expert_zoo.weights.folder import WeightsFolder
+from tests.loopback import on_loopback
 from tests.stand_ins import GREY, card
 
 
@@ -142,19 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    server = Server()
-    handler = type("Handler", (_Handler,), {"served": server})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.daemon_threads = True
-        server.port = running.server_address[1]
-        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.closing.set()
-            running.shutdown()
-            thread.join()
+    with on_loopback(Server(), _Handler) as server:
+        yield server
 
 
 def checkpoint(name: str = "grey", **more: Any) -> Checkpoint:
