@@ -59,12 +59,8 @@ def open_or_plan(job: Job, *, aside: str | None = None, say: Callable[[str], Non
     return Planned(store)
 
 
-def sources_of(job: Job) -> list[dict[str, Any]]:
+def sources_of(choices: ImageChoices) -> list[dict[str, Any]]:
     """The job's images as a store remembers them: its sources and, last, the rules by which they become a manifest."""
-    return _described(job)
-
-
-def _described(choices: ImageChoices) -> list[dict[str, Any]]:
     sources = [dict(source.model_dump(mode="json")) for source in choices.images]
     rules = choices.model_dump(mode="json", include=set(RULES), exclude_defaults=True)
     return [*sources, {"rules": rules}] if rules else sources
@@ -75,7 +71,7 @@ def _completed(described: list[dict[str, Any]]) -> list[dict[str, Any]]:
     sources = [entry for entry in described if "rules" not in entry]
     rules: dict[str, Any] = next((entry["rules"] for entry in described if "rules" in entry), {})
     try:
-        return _described(ImageChoices.model_validate({"images": sources, **rules}))
+        return sources_of(ImageChoices.model_validate({"images": sources, **rules}))
     except (ValidationError, TypeError):
         return described
 
