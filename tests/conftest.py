@@ -198,6 +198,16 @@ def run_python(code: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For trainings: networks of a few thousand numbers are slower on several threads, and whoever comes next is not bound to be exact."""
+    import torch
+
+    torch.set_num_threads(1)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def seeded_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder with small seeded checkpoints for every expert of the catalog that can run here."""

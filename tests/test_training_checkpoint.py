@@ -23,10 +23,7 @@ from trainer.errors import CheckpointError
 from trainer.tensor_file import read_slots, read_tensors, write_tensors
 from trainer.training import Best
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def about(step: int, **metrics: float) -> About:

@@ -20,9 +20,7 @@ CERTAIN = {"dropout": 0.0}
 ALONE = Ranks(rank=0, count=1, device=torch.device("cpu"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def close(one: list[tuple[int, float, float, float]], other: list[tuple[int, float, float, float]], rel: float) -> None:

@@ -16,9 +16,7 @@ from trainer.errors import CheckpointError, TrainingError
 SLOW = {"seconds": 0.05}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
