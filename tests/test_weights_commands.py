@@ -23,7 +23,7 @@ from jobs.cli import app
 from jobs.job import load_choices, load_job
 from jobs.labelling import label
 from jobs.planning import packs_of
-from jobs.weights_commands import TRAINING
+from jobs.weights_asked import TRAINING
 from pipeline.errors import JobError
 from tests.jobs_at_work import ROOT, labels_of, make_photos, write_job
 from tests.weights_server import Server, serving, sha256
