@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from expert_zoo.expert import Expert
-from expert_zoo.weights.needed import weights_folders, without_weights
+from expert_zoo.weights.needed import without_weights
 from jobs.job import Job
 from jobs.planning import Work, check_same_plan, open_or_plan, packs_of, shared_out
 from jobs.progress import Progress
@@ -31,7 +31,7 @@ def label(job: Job, say: Say, *, log: str | None = None) -> Summary:
     ``say``: for lines to the user; ``log``: file that gets a line of JSON for every cell. Raises ExpertLabelsError for what the user can mend.
     """
     experts = job.create_experts()
-    _say_licences(experts, say)
+    _say_of_weights(experts, say)
     store = prepare(job, experts, say)
     columns = [expert.card.column for expert in experts]
     return _run(job, store, experts, list(missing_cells(store, columns)), say, retry=False, log=log)
@@ -40,7 +40,7 @@ def label(job: Job, say: Say, *, log: str | None = None) -> Summary:
 def retry(job: Job, say: Say, *, log: str | None = None) -> Summary:
     """Asks again for the failed rows of the job's committed cells; each cell is replaced whole, or stays as it was."""
     experts = job.create_experts()
-    _say_licences(experts, say)
+    _say_of_weights(experts, say)
     store = LabelStore.open(job.store)
     check_same_plan(job, store, say)
     known = store.columns()
@@ -69,7 +69,10 @@ def prepare(job: Job, experts: Iterable[Expert], say: Say) -> LabelStore:
     return planned.store
 
 
-def _say_licences(experts: Iterable[Expert], say: Say) -> None:
+def _say_of_weights(experts: Iterable[Expert], say: Say) -> None:
+    random = ", ".join(expert.card.name for expert in experts if expert.card.random_weights)
+    if random:
+        say(f"random weights: {random}: `expert-labels weights seed` wrote them, the labels will be noise")
     for expert in experts:
         if not expert.card.commercial_use:
             say(f"licence: {expert.card.name} is for non-commercial use ({expert.card.licence})")
@@ -78,12 +81,12 @@ def _say_licences(experts: Iterable[Expert], say: Say) -> None:
 def _check_weights(job: Job, experts: Iterable[Expert]) -> None:
     """Before Ray starts, where its workers see this machine's folders; those of a cluster may see others."""
     experts = list(experts)
-    missing = without_weights(experts) if job.ray.address is None else []
+    missing = without_weights(experts) if job.ray.address is None else {}
     if missing:
         raise JobError(
             f"the weights of {', '.join(missing)} are not at hand; run `expert-labels weights fetch` with --job and this job file, "
             "or name a folder that has them by `weights:` or EXPERT_LABELS_WEIGHTS "
-            f"(not in {weights_folders(one for one in experts if one.card.name in missing)})"
+            f"({'; '.join(missing.values())})"
         )
 
 
@@ -122,14 +125,13 @@ def _run(
     start = time.time()
     run = uuid.uuid4().hex[:12]
     with RunLog(log, store.storage.url, run, summary) as run_log:
-        cluster.start_ray(job.ray.address, cpus=job.ray.cpus)
         try:
-            cpus, gpus = cluster.cluster_size()
-            packs = packs_of(job, cpus=cpus, gpus=gpus)
-            _check_room(packs, cpus, gpus, may_grow=job.ray.address is not None, say=say)
-            _follow(store, shared_out(cells, packs, experts), summary, run_log, start, run, retry)
+            with cluster.connected(job.ray.address, cpus=job.ray.cpus):
+                cpus, gpus = cluster.cluster_size()
+                packs = packs_of(job, cpus=cpus, gpus=gpus)
+                _check_room(packs, cpus, gpus, may_grow=job.ray.address is not None, say=say)
+                _follow(store, shared_out(cells, packs, experts), summary, run_log, start, run, retry)
         finally:
-            cluster.stop_ray()
             store.forget_attempts(run)  # after the workers are gone: they write there
     return summary
 

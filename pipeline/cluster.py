@@ -7,15 +7,17 @@ its cells committed. The only endless retry, an image that kills its worker, is 
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import random
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import cv2
@@ -35,6 +37,10 @@ from pipeline.watchdog import Watchdog
 
 #: A worker that dies while loading its models is replaced this often before the job ends.
 LOADING_DEATHS = 3
+#: Seconds that Ray Data's threads get to end before the connection is closed under them.
+ENDING = 60.0
+#: How their names begin. There is one more, which prefetches; it asks for nothing when nobody reads.
+RAY_DATA_THREADS = ("StreamingExecutor", "iter_threaded", "ray-data-")
 
 
 class PackActor:
@@ -104,10 +110,10 @@ class PackActor:
         return results
 
 
-def start_ray(address: str | None, *, cpus: int | None = None) -> None:
-    """Connects to the cluster at ``address`` ("auto", "ray://..."), or starts one on this machine."""
-    if ray.is_initialized():
-        return
+@contextmanager
+def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]:
+    """In its block we are connected to the cluster at ``address`` ("auto", "ray://..."), or to one that is started on this machine
+    for as long. Standard output is for results: what Ray prints there meanwhile goes to standard error. Raises WorkerError."""
     # Ray's own chatter (token notes, core-worker hints) would drown our progress; its log files keep all of it.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
@@ -120,11 +126,20 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> None:
         raise WorkerError(
             f"cannot reach {where}: {' '.join(str(error).split())[:300]}; look at `ray` in the job file"
         ) from error
+    try:
+        with redirect_stdout(_RaysWords()):
+            yield
+    finally:
+        ray.shutdown()
 
 
-def stop_ray() -> None:
-    """Ends our connection, and the cluster with it if it was started by `start_ray`."""
-    ray.shutdown()
+class _RaysWords(io.TextIOBase):
+    """What Ray says of workers that died; that we ended some ourselves, when nobody needed their answers any more, is no news."""
+
+    def write(self, text: str) -> int:
+        if text.strip() and "`ray.kill`" not in text:
+            sys.stderr.write(f"{text.rstrip()}\n")
+        return len(text)
 
 
 def cluster_size() -> tuple[float, float]:
@@ -148,20 +163,41 @@ def label_on_ray(
     answers = Answers(sum(len(units) for _, units in work))
     stream = streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
     try:
-        for row in stream.iter_rows():
-            if row["trouble"]:
-                kind = ClusterFailure if row["passing"] else WorkerError
-                raise kind(f"a worker cannot go on: {row['trouble']}; what is committed stays, run the job again")
-            results = [CellResult.model_validate(found) for found in json.loads(row["results"])]
-            if answers.counts(row["pack"], results, row["copy"]):
-                yield results
-            if answers.complete:  # whoever still works at a unit that has an answer is not waited for
-                return
+        with _ended(stream):
+            for row in stream.iter_rows():
+                if row["trouble"]:
+                    kind = ClusterFailure if row["passing"] else WorkerError
+                    raise kind(f"a worker cannot go on: {row['trouble']}; what is committed stays, run the job again")
+                results = [CellResult.model_validate(found) for found in json.loads(row["results"])]
+                if answers.counts(row["pack"], results, row["copy"]):
+                    yield results
+                if answers.complete:  # whoever still works at a unit that has an answer is not waited for
+                    return
     except ray.exceptions.RayError as error:
         last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
         raise ClusterFailure(
             f"Ray gave up: {type(error).__name__}: {last}; what is committed stays, run the job again"
         ) from error
+
+
+@contextmanager
+def _ended(stream: ray.data.Dataset) -> Iterator[None]:
+    """Leaves no thread of the stream's execution behind, however the block is left.
+
+    Ray Data goes on in threads of this process when nobody reads its rows any more. One of them that asks Ray for something after
+    `ray.shutdown` ends the whole process, silently and with exit code 1. Ray Data has no public way to say that it is enough.
+    """
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        executor = stream._current_executor
+        if executor is not None:
+            executor.shutdown(force=True)
+        end = time.monotonic() + ENDING
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith(RAY_DATA_THREADS):
+                thread.join(max(0.0, end - time.monotonic()))
 
 
 def _stream(store_url: str, pack: Pack, units: Sequence[Unit], run: str, retry: bool) -> ray.data.Dataset:
@@ -182,7 +218,10 @@ def _stream(store_url: str, pack: Pack, units: Sequence[Unit], run: str, retry: 
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(
-            min_size=min(smallest, len(units)), max_size=min(largest, len(units)), max_tasks_in_flight_per_actor=2
+            min_size=min(smallest, len(units)),
+            max_size=min(largest, len(units)),
+            # An actor takes up its tasks in any order: a copy could wait for the very unit that is queued behind it.
+            max_tasks_in_flight_per_actor=1,
         ),
         num_cpus=pack.cpus,
         num_gpus=pack.gpus or None,
