@@ -8,27 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from bench.experts_matter import report
 from bench.experts_matter.arms import ARMS, SHARES, Arm, Scale
 from bench.experts_matter.experts import CorruptedDepth, Noise, is_corrupted
-from bench.experts_matter.learning import RESULT, ManyTexts, SceneTexts, learn, results, write_tokenizer
+from bench.experts_matter.learning import RESULT, learn, lessons_of, records_of, results, write_tokenizer
+from bench.experts_matter.questions import KINDS, LEFT, RIGHT, WEIGHTS, questions_of
 from bench.experts_matter.store import job_of
 from expert_zoo.expert import Photo
 from expert_zoo.labels import DenseMap
 from expert_zoo.truth import TruthDepth
 from manifests.build import build
-from manifests.scenes import render_uri, scene_uri
+from manifests.record import ImageRecord
+from manifests.scenes import parse_scene_uri, render_uri, sample_world, scene_uri
+from manifests.scenes.language import extent
 from pipeline.store import LabelStore
 from tests.small_store import label
-from trainer.data.dataset import LabelDataset
-from trainer.data.loader import Loader
+from trainer.data.chance import Chance
+from trainer.data.selection import WHOLE
 from trainer.embeddings.writing import Means, embed
-from trainer.prismer.config import PrismerConfig
-from trainer.prismer.inputs import Inputs
-from trainer.prismer.method import PrismerMethod
-from trainer.prismer.model import Prismer
 from trainer.prismer.texts import Tokens
 
 SMALL = Scale(train=6, val=2, size=48, label_size=32, steps=2, batch=3, questions=2, warm_up=0)
@@ -92,28 +90,39 @@ def test_arms_are_nested_and_the_store_has_the_labels_of_all(folder: Path) -> No
     assert {expert for labels in by_name.values() for expert in labels.values()} < there
 
 
-def test_many_texts_of_a_photo_have_the_loss_that_each_has_by_itself(folder: Path) -> None:
-    store, tokenizer = LabelStore.open(str(folder / "store")), Tokens(folder)
-    config = PrismerConfig.of("tiny", experts=("depth",), resolution=32, label_resolution=32, words=len(tokenizer))
-    ids = {"bos": tokenizer.bos, "pad": tokenizer.pad, "eos": tokenizer.eos, "dropout": 0.0}
-    config = PrismerConfig.model_validate({**config.model_dump(), "text": {**config.text.model_dump(), **ids}})
-    dataset = LabelDataset(
-        store, labels={"depth": "truth_depth"}, view="squash", resolution=32, label_resolution=32, seed=0,
-        text_of=SceneTexts(tokenizer=tokenizer, scale=SMALL),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    inputs = Inputs(config, cards=dataset.cards, tables={})
-    many = ManyTexts(model=Prismer(config), inputs=inputs, caption_weight=0.25).eval()
-    batch = next(iter(Loader(dataset, batch_size=4)))
-    texts = batch.texts
-    together, stats = many.loss(batch)
-    alone = []
-    for place in range(1 + SMALL.questions):
-        batch.texts = [{"text": [of_photo[place]]} for of_photo in texts]
-        alone.append(PrismerMethod.loss(many, batch)[0])
-    expected = 0.25 * alone[0] + sum(alone[1:]) / SMALL.questions
-    assert torch.allclose(together, expected, rtol=1e-5)
-    assert set(stats) == {f"{what}_{name}" for what in ("caption", "question") for name in ("nll", "accuracy")}
+def test_questions_are_true_of_the_world_and_each_kind_has_one_prompt(folder: Path) -> None:
+    records = records_of(LabelStore.open(str(folder / "store")), "train")
+    asked = {record.uri: {one.kind: one for one in questions_of(record)} for record in records}
+    assert {len({of[kind].question for of in asked.values() if kind in of}) for kind in KINDS} == {1}
+    for uri, of in asked.items():
+        world = sample_world(*parse_scene_uri(uri))
+        assert of["word"].answers == (world.sign.word,) and of["count"].answers == (str(len(world.things)),)
+        if "shape" in of:
+            nearest = min(world.things, key=lambda thing: extent(world, thing).near)
+            assert (of["shape"].answers, of["colour"].answers) == ((nearest.shape,), (nearest.colour,))
+    assert 0 < sum("shape" in of for of in asked.values()) <= len(asked)
+
+
+def test_left_right_and_middle_are_those_of_the_picture() -> None:
+    """Of many scenes, the sign's letters lie in the third that the answer names."""
+    agree = []
+    for index in range(60):
+        scene = render_uri(scene_uri(5, index, 96))
+        record = ImageRecord(image_id=f"scene_{index}", source="s", uri=scene_uri(5, index, 96), width=96, height=96)
+        (where,) = (one.answers[0] for one in questions_of(record) if one.kind == "sign")
+        middle = float(scene.polygons_P42[0, :, 0].mean()) / 96
+        agree.append(where == ("left" if middle < LEFT else "right" if middle > RIGHT else "middle"))
+    assert np.mean(agree) > 0.9  # the board is a little wider than its word
+
+
+def test_what_is_learned_of_a_photo_is_a_caption_and_each_kind_of_question_once(folder: Path) -> None:
+    lessons = lessons_of(Tokens(folder), Scale())
+    for record in records_of(LabelStore.open(str(folder / "store")), "train"):
+        lesson = lessons(record, record.captions, WHOLE, Chance(7))
+        assert len(lesson["caption"]) == 1 and len(lesson["question"]) == Scale().questions
+        if len(questions_of(record)) == len(KINDS):
+            assert len({tuple(said.prompt) for said in lesson["question"]}) == len(KINDS)
+            assert sorted(said.weight for said in lesson["question"]) == sorted(WEIGHTS.values())
 
 
 def test_runs_become_a_table_and_a_plot_and_the_document_keeps_what_people_wrote(folder: Path, tmp_path: Path) -> None:

@@ -62,17 +62,17 @@ class Scale:
     train, val      scenes to learn from and to ask about, of ``size`` pixels a side
     label_size      pixels a side that labels are seen at
     questions       about each photo of a batch, beside one caption
-    caption_weight  of a caption's loss beside a question's; a caption has about ten times the tokens
+    caption_weight  of a caption beside a question about a word; a caption has about ten times the tokens
     """
 
-    train: int = 4000
+    train: int = 2000
     val: int = 300
     size: int = 112
     label_size: int = 80
-    steps: int = 1500
+    steps: int = 1000
     batch: int = 32
-    questions: int = 4
+    questions: int = 6
     caption_weight: float = 0.1
-    peak: float = 1.5e-3
-    warm_up: int = 100
+    peak: float = 7e-4
+    warm_up: int = 50
     seeds: int = 3

@@ -1,29 +1,24 @@
 """One run: a tiny Prismer learns captions and questions of scenes at once, then is asked for both.
 
-The encoder sees a photo once for all of its texts, which is most of the work; else everything is as in any training: the same
-reader, loop, checkpoints and resume.
+Everything is as in any training: the same reader, loop, checkpoints and resume. Only the questions are the experiment's own.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bench.experts_matter.arms import Arm, Scale
+from bench.experts_matter.questions import ScenesBook, questions_of
 from expert_zoo.networks.tokenizer_file import TOKENIZER
-from manifests.annotations.questions import Question
 from manifests.record import ImageRecord
 from pipeline.store import LabelStore
 from trainer import generators
 from trainer.data.augmentation import Augmentation
-from trainer.data.batch import Batch
-from trainer.data.chance import Chance
 from trainer.data.dataset import LabelDataset
 from trainer.data.loader import Loader
 from trainer.data.selection import Selection
@@ -35,15 +30,12 @@ from trainer.evaluation.run import evaluate
 from trainer.evaluation.tasks import Answering, Captioning
 from trainer.fingerprint import StoreFingerprint
 from trainer.loop import Loop
-from trainer.method import Stats
 from trainer.prismer.config import CHANNELS, EMBEDDING, PrismerConfig
 from trainer.prismer.inputs import Inputs
-from trainer.prismer.loss import Loss, Objective, loss_of
+from trainer.prismer.loss import Objective
 from trainer.prismer.method import PrismerMethod
 from trainer.prismer.model import Prismer
-from trainer.prismer.text import TextBatch, joined
-from trainer.prismer.texts import Captions, Said, Tokens, question_form, write_words
-from trainer.questions import scene_questions
+from trainer.prismer.texts import Captions, Lessons, Questions, Tokens, write_words
 from trainer.ranks import Ranks
 from trainer.ranks import joined as joined_ranks
 from trainer.training import (
@@ -57,58 +49,15 @@ from trainer.training import (
 
 WORDS, TOKENS = 40, 60
 RESULT = "result.json"
-_questions = functools.lru_cache(maxsize=None)(scene_questions)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SceneTexts:
+def lessons_of(tokenizer: Tokens, scale: Scale) -> Lessons:
     """What is learned of a photo: one of its captions, and questions, each kind of them as often as any other."""
-
-    tokenizer: Tokens
-    scale: Scale
-
-    def __call__(self, record: ImageRecord, captions: tuple[str, ...], item: int, chance: Chance) -> list[Said]:
-        said = [Captions(tokenizer=self.tokenizer, words=WORDS, tokens=TOKENS)(record, captions, item, chance)]
-        kinds: dict[str, list[Question]] = {}
-        for question in _questions(record):
-            kinds.setdefault(question.kind, []).append(question)
-        for _ in range(self.scale.questions):
-            of_kind = kinds[sorted(kinds)[chance.below(len(kinds))]]
-            asked = of_kind[chance.below(len(of_kind))]
-            prompt = self.tokenizer.ids(question_form(asked.question, words=WORDS))
-            answer = self.tokenizer.ids(f" {asked.answers[0].capitalize()}")
-            said.append(Said([self.tokenizer.bos, *prompt], [*answer, self.tokenizer.eos], 1.0))
-        return said
-
-
-class ManyTexts(PrismerMethod):
-    """A Prismer that learns a caption and as many questions of each photo. The texts of a Batch are lists of Said.
-
-    caption_weight: of the captions' loss beside the questions'.
-    """
-
-    def __init__(self, *, model: Prismer, inputs: Inputs, caption_weight: float) -> None:
-        super().__init__(model=model, inputs=inputs)
-        self.caption_weight = caption_weight
-
-    def loss(self, batch: Batch) -> tuple[Tensor, Stats]:
-        photo_B3HW, labels = self.inputs(batch)
-        visual_BND = self.model.encode(photo_B3HW, labels)
-        # Apart, for captions are twice as long: padded to one length, questions would cost twice as much.
-        captions = self._texts_loss([texts[0] for texts in batch.texts], visual_BND)
-        questions = self._texts_loss([said for texts in batch.texts for said in texts[1:]], visual_BND)
-        stats = {f"caption_{name}": pair for name, pair in captions.stats().items()}
-        stats |= {f"question_{name}": pair for name, pair in questions.stats().items()}
-        return questions.loss + self.caption_weight * captions.loss, stats
-
-    def weight(self, batch: Batch) -> float:
-        return float(len(batch))
-
-    def _texts_loss(self, texts: Sequence[Said], visual_BND: Tensor) -> Loss:
-        prompts, answers, weights = zip(*texts, strict=True)
-        text = joined(prompts, answers, self.model.config.text, weights=weights)
-        text = TextBatch(*(tensor.to(visual_BND.device, non_blocking=True) for tensor in text))
-        return loss_of(self.model.decoder(text.ids_BL, visual_BND), text, self.model.objective)
+    captions = Captions(tokenizer=tokenizer, words=WORDS, tokens=TOKENS, weight=scale.caption_weight)
+    questions = Questions(tokenizer=tokenizer, book=ScenesBook(), words=WORDS, tokens=TOKENS)
+    return Lessons(
+        tasks={"caption": captions, "question": questions}, counts={"caption": 1, "question": scale.questions}
+    )
 
 
 def training_of(scale: Scale, seed: int) -> Training:
@@ -130,7 +79,7 @@ def write_tokenizer(store: LabelStore, folder: Path) -> None:
         texts: list[str] = []
         for record in records_of(store, "train"):
             texts += record.captions
-            texts += [text for asked in _questions(record) for text in (asked.question, *asked.answers)]
+            texts += [text for asked in questions_of(record) for text in (asked.question, *asked.answers)]
         write_words(texts, folder)
 
 
@@ -162,7 +111,7 @@ def learn(arm: Arm, seed: int, scale: Scale, folder: Path) -> dict[str, object]:
             label_resolution=scale.label_size,
             seed=seed,
             selection=Selection.images(store, lambda record: record.split == "train"),
-            text_of=SceneTexts(tokenizer=tokenizer, scale=scale),
+            text_of=lessons_of(tokenizer, scale),
         )
         training = training_of(scale, seed)
         generators.seed_all(seed)
@@ -182,7 +131,7 @@ def learn(arm: Arm, seed: int, scale: Scale, folder: Path) -> dict[str, object]:
     return result
 
 
-def _method(config: PrismerConfig, dataset: LabelDataset, folder: Path, scale: Scale) -> ManyTexts:
+def _method(config: PrismerConfig, dataset: LabelDataset, folder: Path, scale: Scale) -> PrismerMethod:
     embeddings = Embeddings(str(folder / "embeddings"))
     tables = {
         name: embeddings.words() if card.spec.kind == "words" else embeddings.classes(card)
@@ -191,11 +140,11 @@ def _method(config: PrismerConfig, dataset: LabelDataset, folder: Path, scale: S
     }
     model = Prismer(config, objective=Objective(smoothing=0.0))
     inputs = Inputs(config, cards=dataset.cards, tables=tables)
-    return ManyTexts(model=model, inputs=inputs, caption_weight=scale.caption_weight)
+    return PrismerMethod(model=model, inputs=inputs)
 
 
 def _evaluated(
-    method: ManyTexts, tokenizer: Tokens, store: LabelStore, arm: Arm, scale: Scale, ranks: Ranks
+    method: PrismerMethod, tokenizer: Tokens, store: LabelStore, arm: Arm, scale: Scale, ranks: Ranks
 ) -> dict[str, object]:
     speaker = PrismerSpeaker(
         method,
@@ -210,7 +159,7 @@ def _evaluated(
         batch_size=scale.batch,
         ranks=ranks,
         wanted=lambda record: record.split == "val",
-        text_of=AllQuestions(_questions),
+        text_of=AllQuestions(questions_of),
     )
     with torch.inference_mode():
         answers, _ = evaluate(speaker, photos, Answering())

@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw
 
 from bench.experts_matter.arms import ARMS, SHARES, Scale
 from bench.experts_matter.learning import results
+from bench.experts_matter.questions import KINDS
 from bench.report import markdown
 from pipeline.lettering import INK, RGB, font
 
-KINDS = ("colour", "count", "size", "depth", "position", "word")
 BEGIN, END = "<!-- written by bench.experts_matter -->\n", "<!-- end of what is written by bench.experts_matter -->\n"
 COLOURS: Mapping[str, RGB] = {
-    "all": (25, 25, 25), "colour": (196, 62, 40), "count": (40, 110, 200), "size": (120, 85, 190), "depth": (20, 140, 110),
-    "position": (215, 140, 20), "word": (150, 150, 150),
+    "all": (25, 25, 25), "word": (150, 150, 150), "count": (40, 110, 200), "sign": (120, 85, 190), "shape": (20, 140, 110),
+    "colour": (196, 62, 40), "place": (215, 140, 20),
 }  # fmt: skip
 WIDTH, HEIGHT, MARGIN = 520, 380, 56
 
@@ -104,7 +104,7 @@ def _plot(runs: Sequence[Run]) -> bytes:
     right = _panel(
         "depth labels that are noise (depth alone)",
         ["0 %", *(f"{share} %" for share in SHARES), "no expert"],
-        [curve(name, shares) for name in ("all", "depth", "size")],
+        [curve(name, shares) for name in ("all", "shape", "colour", "place")],
     )
     both = Image.new("RGB", (left.width + right.width, HEIGHT), (255, 255, 255))
     both.paste(left, (0, 0))

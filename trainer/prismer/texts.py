@@ -171,8 +171,7 @@ class Questions:
             kinds.setdefault(one.kind, []).append(one)
         if len(kinds) < 2:
             return [self._said(one) for one in drawn(next(iter(kinds.values())), count, chance)]
-        names = sorted(kinds)
-        of_kinds = [kinds[names[chance.below(len(names))]] for _ in range(count)]
+        of_kinds = [kinds[name] for name in drawn(sorted(kinds), count, chance)]
         return [self._said(questions[chance.below(len(questions))]) for questions in of_kinds]
 
     def _said(self, one: Asked) -> Said:
