@@ -123,7 +123,7 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
             ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
     except Exception as error:  # a machine too busy to start it in time is told by a plain Exception
         where = f"the cluster at {address}" if address else "a local Ray"
-        raise WorkerError(
+        raise (WorkerError if address else ClusterFailure)(
             f"cannot reach {where}: {' '.join(str(error).split())[:300]}; look at `ray` in the job file"
         ) from error
     try:
