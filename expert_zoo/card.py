@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from expert_zoo.spec import LabelSpec
+from expert_zoo.weights.lock import SEEDED
 
 #: Names become folder names in the store: nothing that could climb out of it.
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -17,7 +18,7 @@ VERSION_DIGITS = 10
 
 
 class Weights(BaseModel):
-    """One file of frozen weights. ``where``: URL, Hub repository, or package that carries it.
+    """One file of frozen weights. ``where``: URL, Hub repository, package that carries it, or `lock.SEEDED`.
 
     ``sha256`` is "" where the file was never fetched and nobody publishes a digest: the card can be shown, but has no version.
     """
@@ -107,6 +108,11 @@ class ExpertCard(BaseModel):
             "revision": self.revision,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:VERSION_DIGITS]
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether `expert-labels weights seed` wrote the weights: nobody trained them, and the labels are noise."""
+        return any(weights.where == SEEDED for weights in self.weights)
 
     @property
     def column(self) -> str:

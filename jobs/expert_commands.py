@@ -27,8 +27,9 @@ def experts(
 ) -> None:
     """The experts that a job file can name: what they are fed, what they cost, what their licences allow.
 
-    All with their default options. Weights are "in package", "at hand" (in the weights folder), "missing"
-    (`expert-labels weights fetch` brings them), or "-" where nothing is learned.
+    All with their default options. Weights are "in package", "at hand" (in the weights folder), "random" (likewise, written by
+    `weights seed`: labels are noise), "missing" (`expert-labels weights fetch` brings them), "damaged", "not locked" (`weights
+    list` says why), or "-" where nothing is learned.
     """
     from expert_zoo.catalog import EXPERTS, create
 
@@ -108,7 +109,7 @@ def _as_json(expert: Expert) -> dict[str, Any]:
 def weights_state(expert: Expert) -> str:
     """Where the expert's weights are, in a word or two."""
     if isinstance(expert, NeedsCheckpoint):
-        return "at hand" if expert.folder.at_hand(expert.checkpoint) else "missing"
+        return expert.folder.look(expert.checkpoint)[0]
     return "in package" if expert.card.weights else "-"
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from expert_zoo.catalog import accepts
 from expert_zoo.expert import Expert
-from expert_zoo.weights.needed import weights_folders
+from expert_zoo.weights.needed import not_locked, weights_folders
 from jobs.sources_file import ImageChoices, models_of_images
 from jobs.yaml_file import read_yaml, validated
 from pipeline.choices import ExpertChoice
@@ -135,6 +135,12 @@ def load_job(path: str) -> Job:
     nameless = [expert for expert in job.create_experts() if any(not w.sha256 for w in expert.card.weights)]
     if nameless:
         names = ", ".join(expert.card.name for expert in nameless)
+        if unlocked := not_locked(nameless):
+            raise JobError(
+                f"{path}: experts: of the weights of {', '.join(unlocked)} the digests are unknown: "
+                f"{'; '.join(dict.fromkeys(unlocked.values()))}; copy the weights.lock that belongs to them, or run "
+                f"`expert-labels weights fetch --job {path} --at-hand`, which records the files as they are"
+            )
         raise JobError(
             f"{path}: experts: the weights of {names} are unknown here, and so the names of their columns; run "
             f"`expert-labels weights fetch --job {path}`, or name a folder that has them by `weights:` or EXPERT_LABELS_WEIGHTS "

@@ -182,7 +182,8 @@ def _button(picture_HW3: Image_HW3, alt: str) -> str:
 
 def _head(card: ExpertCard) -> str:
     use = "" if card.commercial_use else ", no commercial use"
-    notes = (f"version {card.version}", card.summary, f"licence: {card.licence}{use}")
+    random = ["random weights: the labels are noise"] if card.random_weights else []
+    notes = (f"version {card.version}", card.summary, f"licence: {card.licence}{use}", *random)
     return f"<th>{html.escape(card.name)}{''.join(f'<small>{html.escape(note)}</small>' for note in notes)}</th>"
 
 

@@ -78,6 +78,11 @@ def status(
             for column in found.columns
             if column.differs
         ),
+        *(
+            f"random weights: {column.column}: its labels are noise"
+            for column in found.columns
+            if column.random_weights
+        ),
         *(f"left out: {column}: {why}" for column, why in found.unknown.items()),
     ]
     if found.rows is not None and found.rows.reasons:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expert_zoo.weights.checkpoint import Checkpoint
-from expert_zoo.weights.folder import WeightsFolder
+from expert_zoo.weights.folder import State, WeightsFolder
 from jobs.terminal import say
 from pipeline.choices import ExpertChoice
 from pipeline.errors import JobError
@@ -122,8 +122,8 @@ def _of_training(recipe: str | None, networks: str | None, weights: str | None) 
     return found + [Needed(WeightsFolder(weights), NETWORKS[name], (TRAINING,)) for name in names]
 
 
-def state_of(needed: Needed) -> tuple[str, str]:
-    """(at hand, missing or damaged; why), after reading every byte."""
+def state_of(needed: Needed) -> tuple[State, str]:
+    """(state, why it is not at hand), after reading every byte."""
     folder, checkpoint = needed.folder, needed.checkpoint
     try:
         of_training = needed.experts == (TRAINING,)
@@ -133,6 +133,6 @@ def state_of(needed: Needed) -> tuple[str, str]:
             fetch=f"--networks {checkpoint.name}" if of_training else "",
         )
     except ValueError as error:
-        there = all(w.sha256 and (folder.path(checkpoint) / w.file).is_file() for w in folder.weights(checkpoint))
-        return "damaged" if there else "missing", str(error)
-    return "at hand", ""
+        state = folder.look(checkpoint)[0]
+        return state if state in ("missing", "not locked") else "damaged", str(error)
+    return folder.look(checkpoint)

@@ -102,14 +102,14 @@ def verify(
 ) -> None:
     """Read every byte of the weights at hand and compare their digests. Default: all that are known.
 
-    Exit code 1 if something is damaged, or if something was named and its weights are missing.
+    Exit code 1 if something is damaged or not locked, or if something was named and its weights are missing.
     """
     asked = all_needed(experts, job, recipe, networks, weights)
     rows, troubles = [], []
     for needed in asked:
         state, why = state_of(needed)
         rows.append(needed.to_json(state=state, why=why))
-        if state == "damaged" or (state == "missing" and (experts or job or recipe or networks)):
+        if state in ("damaged", "not locked") or (state == "missing" and (experts or job or recipe or networks)):
             troubles.append(why)
     show(_table(rows) + troubles, rows, as_json)
     raise typer.Exit(1 if troubles else 0)
@@ -124,11 +124,17 @@ def list_(
     weights: Folder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Which weights there are, whether they are at hand, and what their licences allow. Default: all that are known."""
-    rows = []
+    """Which weights there are, whether they are at hand, and what their licences allow. Default: all that are known.
+
+    "random": `weights seed` wrote them, and labels are noise. "not locked": files lie there, and weights.lock does not say which.
+    """
+    rows, faults = [], []
     for needed in all_needed(experts, job, recipe, networks, weights):
-        rows.append(needed.to_json(state="at hand" if needed.folder.at_hand(needed.checkpoint) else "missing"))
-    show(_table(rows), rows, as_json)
+        state, why = needed.folder.look(needed.checkpoint)
+        rows.append(needed.to_json(state=state, why=why))
+        if state in ("not locked", "damaged"):
+            faults.append(f"{needed.checkpoint.name}: {why}")
+    show(_table(rows) + faults, rows, as_json)
 
 
 @app.command()

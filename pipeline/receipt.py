@@ -109,6 +109,7 @@ class Receipt(BaseModel):
     seconds: Seconds
     licence: str
     commercial_use: bool
+    random_weights: bool = False
     committed_at: str
     host: str
     packages: dict[str, str]

@@ -27,6 +27,7 @@ _AT_ONCE = 1024
 class ColumnStatus(BaseModel):
     """One column. ``rows`` to ``damaged`` stay None (or 0) unless the receipts were read. Dropped images do not count.
 
+    random_weights       `weights seed` wrote the expert's weights, and its labels are noise
     differs              of several versions of one expert: what this one's card has that others' have not, as "key=value"
     committed, missing   cells
     images               in committed cells
@@ -40,6 +41,7 @@ class ColumnStatus(BaseModel):
     expert: str
     kind: str
     quantity: str
+    random_weights: bool = False
     differs: list[str] = Field(default_factory=list)
     committed: int
     missing: int
@@ -125,6 +127,7 @@ def status(store: LabelStore, *, failures: bool = False) -> Status:
             expert=card.name,
             kind=card.spec.kind,
             quantity=card.spec.quantity,
+            random_weights=card.random_weights,
             differs=_differs(card, [other for other in cards.values() if other.name == card.name]),
             committed=len(committed),
             missing=found.shards - len(committed),

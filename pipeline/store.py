@@ -228,6 +228,7 @@ class LabelStore:
             seconds=seconds,
             licence=card.licence,
             commercial_use=card.commercial_use,
+            random_weights=card.random_weights,
             committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             host=socket.gethostname(),
             packages=installed_packages(),

@@ -48,7 +48,7 @@ def test_weights_that_are_put_there_are_at_hand() -> None:
     before = json.loads(runner.invoke(app, ["experts", name, "--json"]).stdout)
     expert.folder.record(expert.checkpoint, source=BY_HAND)
     after = json.loads(runner.invoke(app, ["experts", name, "--json"]).stdout)
-    assert (before["weights_state"], before["version"]) == ("missing", None)
+    assert (before["weights_state"], before["version"]) == ("not locked", None)
     assert after["weights_state"] == "at hand" and len(after["version"]) == 10
 
 

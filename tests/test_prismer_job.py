@@ -36,6 +36,8 @@ def write_job(folder: Path, weights: Path, recipe: str) -> Path:
 def test_all_six_kinds_of_labels(tmp_path: Path, seeded_weights: Path, recipe: str) -> None:
     done = run("label", write_job(tmp_path, seeded_weights, recipe), "--json")
     assert done.returncode == 0, done.stderr
+    seeded = ", ".join(name for name in NAMES if name != "ocr")
+    assert f"random weights: {seeded}: `expert-labels weights seed` wrote them" in done.stderr
     rows = {column.split("@")[0]: found["rows"] for column, found in json.loads(done.stdout)["columns"].items()}
     assert tuple(rows) == NAMES and all(found["failed"] == 0 for found in rows.values())
 

@@ -136,7 +136,7 @@ def test_seeded_checkpoints_are_written_recorded_and_not_taken_for_real_ones(tmp
     done = run("weights", "seed", "--experts", "edge", "--small", "--weights", str(tmp_path))
     assert done.exit_code == 0, done.output
     (row,) = rows("weights", "verify", "--experts", "edge", "--weights", str(tmp_path))
-    assert (row["state"], row["source"]) == ("at hand", "seeded random weights")
+    assert (row["state"], row["source"]) == ("random", "seeded random weights")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,38 @@ def test_ctrl_c_says_how_to_go_on(server: Server, tmp_path: Path) -> None:
 
 
 # ---- the job file
+
+
+def test_a_lock_that_was_not_copied_or_is_another_s_is_said(server: Server, tmp_path: Path) -> None:
+    job = str(job_file(tmp_path, server))
+    run("weights", "fetch", "--job", job)
+    lock = tmp_path / "default/weights.lock"
+    kept = lock.read_text()
+    lock.unlink()
+    for content, said in ((None, f"but there is no {lock}"), ("{}", f"but {lock} does not state their digests")):
+        if content is not None:
+            lock.write_text(content)
+        with pytest.raises(
+            JobError, match=f"of the weights of weighty the digests are unknown: .*{said}; copy"
+        ) as caught:
+            load_job(job)
+        assert f"`expert-labels weights fetch --job {job} --at-hand`" in str(caught.value)
+        listed = run("weights", "list", "--job", job)
+        assert "not locked" in listed.stdout and said in listed.stdout
+        verified = run("weights", "verify", "--job", job)
+        assert verified.exit_code == 1 and said in verified.stdout
+    # Of a folder where the checkpoint is another one.
+    lock.write_text(
+        kept.replace(f'"bytes": {len(OFFSET)}', '"bytes": 977').replace(f'"bytes":{len(OFFSET)}', '"bytes":977')
+    )
+    (row,) = rows("weights", "list", "--job", job)
+    assert (row["state"], row["why"]) == ("damaged", f"{tmp_path}/default/weighty/offset.txt has 4 bytes, expected 977")
+    with pytest.raises(JobError, match=r"not at hand.*\(/.*/offset.txt has 4 bytes, expected 977\)"):
+        label(load_job(job), lambda _: None)
+    run("weights", "fetch", "--job", job, "--at-hand")
+    lock.unlink()
+    assert run("weights", "fetch", "--job", job, "--at-hand").exit_code == 0, "what the line said to run"
+    assert load_job(job).create_experts()[0].card.version
 
 
 def test_weights_and_recipe_become_options_of_those_that_take_them(
@@ -231,7 +263,9 @@ def test_missing_weights_are_said_before_ray_starts(server: Server, tmp_path: Pa
     run("weights", "fetch", "--job", job)
     (tmp_path / "default/weighty/offset.txt").unlink()
     said: list[str] = []
-    with pytest.raises(JobError, match=rf"the weights of weighty are not at hand.*\(not in {tmp_path}/default\)$"):
+    with pytest.raises(
+        JobError, match=rf"the weights of weighty are not at hand.*\(no file {tmp_path}/default/weighty/offset.txt\)$"
+    ):
         label(load_job(job), said.append)
     assert not any("starting Ray" in line for line in said)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Literal
 
 from expert_zoo.card import Weights
 from expert_zoo.weights.checkpoint import Checkpoint, CheckpointFile
@@ -19,6 +20,10 @@ from expert_zoo.weights.lock import LOCK_NAME, SEEDED, Entries, LockedFile, Lock
 ENVIRONMENT = "EXPERT_LABELS_WEIGHTS"
 DEFAULT = "~/.cache/expert-labels/weights"
 _BLOCK = 8 << 20
+
+#: Of a checkpoint, as far as can be told without reading it. "random": seeded ones are at hand; "not locked": files lie there, and
+#: nothing says which they are; "damaged": one has another size than it should have.
+State = Literal["at hand", "random", "not locked", "damaged", "missing"]
 
 
 class WeightsFolder:
@@ -66,13 +71,34 @@ class WeightsFolder:
 
     def at_hand(self, checkpoint: Checkpoint) -> bool:
         """Whether every file lies there in its stated size and has a known digest; nothing is read, so it may be damaged."""
+        return self.look(checkpoint)[0] in ("at hand", "random")
+
+    def look(self, checkpoint: Checkpoint) -> tuple[State, str]:
+        """(state, why it is not at hand: one line, else ""). Reads no file but the lock."""
         entry = self._entry_that_counts(checkpoint)
+        state: State = "random" if entry is not None and entry.source == SEEDED else "at hand"
+        why = ""
         for file in checkpoint.files:
             path, stated = _stated(file, entry)
             at = self.path(checkpoint) / path
-            if not stated.sha256 or not at.is_file() or (stated.bytes and at.stat().st_size != stated.bytes):
-                return False
-        return True
+            or_else = not stated.sha256 and (self.path(checkpoint) / file.or_else).is_file()
+            if not at.is_file() and not or_else:
+                return "missing", f"no file {at}"
+            if not stated.sha256:
+                state, why = "not locked", self._fault_of_lock(checkpoint)
+            elif stated.bytes and at.stat().st_size != stated.bytes:
+                state, why = "damaged", f"{at} has {at.stat().st_size:,} bytes, expected {stated.bytes:,}"
+        return state, why
+
+    def _fault_of_lock(self, checkpoint: Checkpoint) -> str:
+        """Why the lock does not tell the digests of files that lie in the checkpoint's folder."""
+        there, lock = self.path(checkpoint), self.root / LOCK_NAME
+        if not lock.is_file():
+            return f"files lie in {there}, but there is no {lock}"
+        entry = self.entry(checkpoint)
+        if entry is not None and entry.revision != checkpoint.revision:
+            return f"{lock} states digests of {there} at revision {entry.revision}, expected {checkpoint.revision}"
+        return f"files lie in {there}, but {lock} does not state their digests"
 
     def verified(self, checkpoint: Checkpoint, *, expert: str = "", fetch: str = "") -> Path:
         """The checkpoint's folder, every byte of its files read and their digests as stated.
@@ -82,20 +108,20 @@ class WeightsFolder:
         """
         entry = self._entry_that_counts(checkpoint)
         fetch = f"`expert-labels weights fetch {fetch or (f'--experts {expert}' if expert else '--job JOB.yaml')}`"
+        state, why = self.look(checkpoint)
+        if state == "missing":
+            raise ValueError(
+                f"weights of {expert or checkpoint.name} are missing: {why}; run {fetch}, or name a folder that has "
+                f"them by `weights:` in the job file or {ENVIRONMENT}"
+            )
+        if state == "not locked":
+            raise ValueError(
+                f"weights of {expert or checkpoint.name}: {why}, so they may be anything; copy the {LOCK_NAME} that belongs to "
+                f"them, or run {fetch} (with --at-hand where there is no network)"
+            )
         for file in checkpoint.files:
             path, stated = _stated(file, entry)
             at = self.path(checkpoint) / path
-            if not at.is_file():
-                raise ValueError(
-                    f"weights of {expert or checkpoint.name} are missing: no file {at}; run {fetch}, or name a folder that has "
-                    f"them by `weights:` in the job file or {ENVIRONMENT}"
-                )
-            if not stated.sha256:
-                raise ValueError(
-                    f"weights of {expert or checkpoint.name}: {self.root}/{LOCK_NAME} states no digest for {at}"
-                    f"{f' at revision {checkpoint.revision}' if checkpoint.revision else ''}, so it may be anything; copy the lock "
-                    f"too, or run {fetch} (with --at-hand where there is no network)"
-                )
             check_lock_agrees(checkpoint, file, entry)
             found = digest_of(at)
             if found != stated.sha256:

@@ -23,10 +23,16 @@ def weights_folders(experts: Iterable[Expert]) -> str:
     return ", ".join(dict.fromkeys(str(one.folder.root) for one in experts if isinstance(one, NeedsCheckpoint)))
 
 
-def without_weights(experts: Iterable[Expert]) -> list[str]:
-    """Names of the experts whose checkpoint does not lie whole in its folder, as far as can be told without reading it."""
-    return [
-        expert.card.name
+def without_weights(experts: Iterable[Expert]) -> dict[str, str]:
+    """Experts whose checkpoint does not lie whole in its folder, as far as can be told without reading it, and why, by name."""
+    return {
+        expert.card.name: expert.folder.look(expert.checkpoint)[1]
         for expert in experts
         if isinstance(expert, NeedsCheckpoint) and not expert.folder.at_hand(expert.checkpoint)
-    ]
+    }
+
+
+def not_locked(experts: Iterable[Expert]) -> dict[str, str]:
+    """Experts whose files lie there while no lock says which they are, and what is wrong with the lock, by name."""
+    looked = {e.card.name: e.folder.look(e.checkpoint) for e in experts if isinstance(e, NeedsCheckpoint)}
+    return {name: why for name, (state, why) in looked.items() if state == "not locked"}

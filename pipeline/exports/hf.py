@@ -40,6 +40,8 @@ from pipeline.paint import class_colour
 
 #: Images in memory at a time, and in a row group: with photos some tens of MB.
 GROUP = 64
+#: What its README says of an expert whose weights `weights seed` wrote.
+NOISE = " **Random weights: the labels are noise.**"
 _RECORD = ("image_id", "source", "uri", "split", "license")
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -92,7 +94,8 @@ class HuggingFace(Layout):
             "| column | what it is | licence |",
             "|---|---|---|",
             *(
-                f"| {name} | {card.summary} | {card.licence}{'' if card.commercial_use else ', no commercial use'} |"
+                f"| {name} | {card.summary}{NOISE if card.random_weights else ''} | "
+                f"{card.licence}{'' if card.commercial_use else ', no commercial use'} |"
                 for name, card in cards.items()
             ),
             "",
