@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,14 @@ def needed_by_experts(experts: str | None, job: str | None, weights: str | None)
     if carried and (experts or job):
         say(f"{', '.join(carried)}: nothing to fetch, their weights are in a package or there are none")
     return list(found.values())
+
+
+def seeded_bytes(choices: Sequence[ExpertChoice]) -> int:
+    """About how large seeded checkpoints of full size are for ``choices``: four bytes a parameter, a checkpoint once."""
+    from expert_zoo.weights.needed import NeedsCheckpoint
+
+    experts = [choice.create() for choice in choices]
+    return sum({e.checkpoint.name: 4 * e.card.parameters for e in experts if isinstance(e, NeedsCheckpoint)}.values())
 
 
 def all_needed(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from jobs.progress import LOG_EVERY
 from jobs.terminal import AsJson, aligned, say, shortened, show, size
-from jobs.weights_asked import all_needed, choices_of, needed_by_experts, state_of
+from jobs.weights_asked import all_needed, choices_of, needed_by_experts, seeded_bytes, state_of
 from pipeline.errors import JobError
 
 app = typer.Typer(
@@ -144,6 +144,9 @@ def seed(
     ],
     experts: Names = None,
     job: JobFile = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Those of every expert: gigabytes, unless --small.")
+    ] = False,
     small: Annotated[bool, typer.Option("--small", help="The same architecture with few and narrow layers.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -155,19 +158,24 @@ def seed(
 
     asked = needed_by_experts(experts, job, weights)
     choices = [choice for choice in choices_of(experts, job) if any(choice.name in needed.experts for needed in asked)]
+    full = f"{len(asked)} checkpoint(s), about {size(seeded_bytes(choices))}"
+    if experts is None and job is None and not everything:
+        raise JobError(
+            f"seed what? name experts with --experts or a job file with --job; --all writes {full}, with --small far less"
+        )
+    if not small:
+        say(f"writing random weights to {weights}: {full}")
     own = [choice.name for choice in choices if choice.use]
     if own:
         raise JobError(f"{', '.join(own)}: only experts of the table can be seeded; leave out those with `use`")
-    try:
-        write(
-            [choice.name for choice in choices],
-            root=weights,
-            small=small,
-            options={choice.name: choice.options for choice in choices},
-        )
-    except ValueError as error:
-        raise JobError(str(error)) from error
-    rows = [needed.to_json() for needed in asked]
+    for choice in choices:
+        try:
+            write([choice.name], root=weights, small=small, options={choice.name: choice.options})
+        except ValueError as error:
+            if not everything:
+                raise JobError(str(error)) from error
+            say(f"left out: {choice.name}: {error}")
+    rows = [needed.to_json() for needed in asked if needed.folder.at_hand(needed.checkpoint)]
     show([f"{row['checkpoint']}  {size(row['bytes'])}  {row['folder']}" for row in rows], rows, as_json)
 
 

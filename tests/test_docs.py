@@ -115,7 +115,7 @@ def test_the_worked_example_labels_scenes_as_its_document_says(workshop: Path) -
 
 def test_the_worked_network_labels_as_its_document_says(workshop: Path) -> None:
     runpy.run_path("make_weights.py")
-    with pytest.raises(JobError, match="weights of texture are unknown here, and so the names of their columns"):
+    with pytest.raises(JobError, match="of the weights of texture the digests are unknown: files lie in .*--at-hand`"):
         load_job("texture.yaml")
     done = CliRunner().invoke(app, ["weights", "fetch", "--job", "texture.yaml", "--at-hand"])
     assert done.exit_code == 0 and done.stdout.split()[:3] == ["tiny-texture", "recorded", "6"], done.output

@@ -139,6 +139,33 @@ def test_seeded_checkpoints_are_written_recorded_and_not_taken_for_real_ones(tmp
     assert (row["state"], row["source"]) == ("random", "seeded random weights")
 
 
+def test_nobody_writes_gigabytes_by_leaving_the_names_out(tmp_path: Path) -> None:
+    refused = run("weights", "seed", "--weights", str(tmp_path / "none"))
+    assert isinstance(refused.exception, JobError) and not (tmp_path / "none").exists()
+    parameters = {e.checkpoint.name: e.card.parameters for e in map(create, EXPERTS) if isinstance(e, NeedsCheckpoint)}
+    told = f"--all writes {len(parameters)} checkpoint(s), about {4 * sum(parameters.values()) / 1e9:.1f} GB"
+    assert "name experts with --experts" in str(refused.exception) and told in str(refused.exception)
+
+
+def test_all_are_seeded_but_those_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object, folder: Path, *, small: bool) -> None:
+        (folder / "half.txt").write_text("half")
+        raise ValueError("one library is missing")
+
+    for name in [name for name in EXPERTS if name not in ("edge", "normal")]:
+        monkeypatch.delitem(EXPERTS, name)
+    monkeypatch.setattr("expert_zoo.normal.expert.Normal.seed", fails)
+    done = run("weights", "seed", "--all", "--small", "--weights", str(tmp_path))
+    assert done.exit_code == 0 and "left out: normal: one library is missing" in done.stderr
+    assert "dexined-biped" in done.stdout and "nll-angmf" not in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".weights.lock")) == [
+        "dexined-biped",
+        "weights.lock",
+    ], "half a checkpoint does not lie under the name of a whole one"
+    alone = run("weights", "seed", "--experts", "normal", "--small", "--weights", str(tmp_path))
+    assert isinstance(alone.exception, JobError) and str(alone.exception) == "one library is missing"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -5,6 +5,7 @@ Their labels are noise. They carry other digests than any real weights, so they 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -51,6 +52,13 @@ def seed(
             raise ValueError(
                 f"{folder} exists; expected a weights folder without {expert.checkpoint.name}, name another"
             )
-        folder.mkdir(parents=True)
-        expert.seed(folder, small=small)
+        # Under its name only when it is whole: what an interruption leaves must not be taken for real weights.
+        beside = folder.with_name(f".{folder.name}.seeding")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        try:
+            expert.seed(beside, small=small)
+            beside.rename(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
         expert.folder.record(expert.checkpoint, source=SEEDED)
