@@ -65,13 +65,13 @@ class Scale:
     caption_weight  of a caption beside a question about a word; a caption has about ten times the tokens
     """
 
-    train: int = 2000
+    train: int = 3000
     val: int = 300
-    size: int = 112
-    label_size: int = 80
-    steps: int = 1000
+    size: int = 96
+    label_size: int = 64
+    steps: int = 800
     batch: int = 32
-    questions: int = 6
+    questions: int = 7
     caption_weight: float = 0.1
     peak: float = 7e-4
     warm_up: int = 50

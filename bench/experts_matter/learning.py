@@ -18,7 +18,6 @@ from expert_zoo.networks.tokenizer_file import TOKENIZER
 from manifests.record import ImageRecord
 from pipeline.store import LabelStore
 from trainer import generators
-from trainer.data.augmentation import Augmentation
 from trainer.data.dataset import LabelDataset
 from trainer.data.loader import Loader
 from trainer.data.selection import Selection
@@ -106,7 +105,7 @@ def learn(arm: Arm, seed: int, scale: Scale, folder: Path) -> dict[str, object]:
         dataset = LabelDataset(
             store,
             labels=arm.columns,
-            view=Augmentation(scale=(0.8, 1.0), flip=0.0, operations=0),
+            view="squash",  # whole: where a thing is in the picture is not where it is in a crop
             resolution=scale.size,
             label_resolution=scale.label_size,
             seed=seed,

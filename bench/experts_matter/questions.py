@@ -1,4 +1,5 @@
-"""What is asked about a scene: six short questions, each in the same words for every scene, about things that experts see.
+"""What is asked about a scene: seven short questions, each in the same words for every scene. Most are about things that experts see,
+colour and floor about what only the photo shows.
 
 Asked like that and not as `manifests.scenes` asks, whose questions name two objects by size, pattern, colour and shape: a model of this
 size needs ten times the steps to tell which objects are meant, and what it sees would be lost behind what it reads.
@@ -11,10 +12,10 @@ import functools
 from manifests.annotations.questions import Question
 from manifests.record import ImageRecord
 from manifests.scenes import parse_scene_uri, sample_world
-from manifests.scenes.language import DEPTH_GAP, Extent, extent
+from manifests.scenes.language import DEPTH_GAP, FLOORS, Extent, extent
 from trainer.prismer.books import Asked
 
-KINDS = ("word", "count", "sign", "shape", "colour", "place")
+KINDS = ("word", "count", "sign", "shape", "place", "colour", "floor")
 #: What a question counts in training. A word is one of hundreds, the others' answers are one of a few: learned at the same weight,
 #: they are all that is learned for a long time.
 WEIGHTS = dict.fromkeys(KINDS, 0.3) | {"word": 1.0}
@@ -29,6 +30,7 @@ def _asked(uri: str) -> tuple[tuple[str, str, str], ...]:
         ("word", "What does the sign say?", world.sign.word),
         ("count", "How many objects are there besides the sign?", str(len(world.things))),
         ("sign", "Where is the sign?", _third(extent(world, None))),
+        ("floor", "What is the floor like?", FLOORS[world.room.floor.pattern]),
     ]
     by_depth = sorted(((extent(world, thing), thing) for thing in world.things), key=lambda pair: pair[0].near)
     if by_depth and all(other.near - by_depth[0][0].near > DEPTH_GAP for other, _ in by_depth[1:2]):

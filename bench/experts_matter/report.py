@@ -19,7 +19,7 @@ from pipeline.lettering import INK, RGB, font
 BEGIN, END = "<!-- written by bench.experts_matter -->\n", "<!-- end of what is written by bench.experts_matter -->\n"
 COLOURS: Mapping[str, RGB] = {
     "all": (25, 25, 25), "word": (150, 150, 150), "count": (40, 110, 200), "sign": (120, 85, 190), "shape": (20, 140, 110),
-    "colour": (196, 62, 40), "place": (215, 140, 20),
+    "place": (215, 140, 20), "colour": (196, 62, 40), "floor": (200, 100, 170),
 }  # fmt: skip
 WIDTH, HEIGHT, MARGIN = 520, 380, 56
 
