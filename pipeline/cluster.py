@@ -1,4 +1,4 @@
-"""Labelling on Ray Data: units of (shard, pack) go out to pools of actors, results of cells come back.
+"""Labelling on Ray Data: portions of units (shard, pack) go out to pools of actors, results of cells come back unit by unit.
 
 Ray places, restarts and holds back; pixels and label maps never leave the worker that made them. Which actor does a unit,
 how often and in what order cannot change a label, so Ray's retries need no help from us: a unit that is done twice finds
@@ -30,7 +30,8 @@ from pipeline.events import EventLog
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
 from pipeline.loading import load_pack
-from pipeline.speculation import Answers, Idle, with_copies
+from pipeline.portions import portions
+from pipeline.speculation import Answers, Idle, copied
 from pipeline.store import LabelStore
 from pipeline.telemetry import Telemetry
 from pipeline.watchdog import Watchdog
@@ -71,10 +72,13 @@ class PackActor:
         finally:
             self._watchdog.end()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        (text,) = batch["unit"]
-        unit = Unit.model_validate_json(str(text))
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[Any]]]:
+        (units,) = batch["units"]
         (copy,) = batch["copy"]
+        for unit in json.loads(str(units)):
+            yield self._do(Unit.model_validate(unit), bool(copy))
+
+    def _do(self, unit: Unit, copy: bool) -> dict[str, list[Any]]:
         results: list[CellResult] = []
         if not self._trouble:
             try:
@@ -98,7 +102,7 @@ class PackActor:
             "trouble": [self._trouble],
             "passing": [self._passing],
             "pack": [self._pack.name],
-            "copy": [bool(copy)],
+            "copy": [copy],
         }
 
     def _label(self, unit: Unit, journal: Journal) -> list[CellResult]:
@@ -203,10 +207,12 @@ def _ended(stream: ray.data.Dataset) -> Iterator[None]:
 def _stream(store_url: str, pack: Pack, units: Sequence[Unit], run: str, retry: bool) -> ray.data.Dataset:
     # Two jobs on one store that began at the same shard would label everything twice: each begins somewhere else.
     first = random.randrange(len(units))  # noqa: S311
+    in_turn = (*units[first:], *units[:first])
     smallest, largest = pack.actors
     # A retry replaces cells that are committed: of these nobody could tell whether they are late.
-    in_turn = with_copies((*units[first:], *units[:first]), 1 if retry else largest)
-    rows = [{"unit": unit.model_dump_json(), "copy": copy} for unit, copy in in_turn]
+    again = [] if retry else copied(in_turn, largest)
+    rows = [_row(portion, copy=False) for portion in portions(in_turn, largest)]
+    rows += [_row([unit], copy=True) for unit in again]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         PackActor,
         fn_constructor_kwargs={
@@ -226,6 +232,10 @@ def _stream(store_url: str, pack: Pack, units: Sequence[Unit], run: str, retry: 
         num_cpus=pack.cpus,
         num_gpus=pack.gpus or None,
     )
+
+
+def _row(units: Sequence[Unit], *, copy: bool) -> dict[str, Any]:
+    return {"units": f"[{','.join(unit.model_dump_json() for unit in units)}]", "copy": copy}
 
 
 @contextmanager
@@ -250,4 +260,6 @@ def _quieten() -> None:
     context.max_consecutive_actor_init_deaths = LOADING_DEATHS
     # A single slow unit (a large model's first compilation, a huge shard) is not a stuck job.
     context.execution_no_progress_timeout_s = -1
+    # In bytes: each unit's results come when it is done, not those of a whole portion when its last one is.
+    context.target_max_block_size = 1
     logging.getLogger("ray.data").setLevel(logging.ERROR)

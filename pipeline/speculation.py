@@ -25,10 +25,10 @@ COPIES = 16
 LOOK = 1.0
 
 
-def with_copies(units: Sequence[Unit], workers: int) -> list[tuple[Unit, bool]]:
-    """Each unit, and whether it is a copy; no copies where there is nobody to do them."""
+def copied(units: Sequence[Unit], workers: int) -> list[Unit]:
+    """The last units, the very last one first; none where there is nobody to do them a second time."""
     last = units[-COPIES * workers :] if workers > 1 and len(units) > 1 else ()
-    return [(unit, False) for unit in units] + [(unit, True) for unit in reversed(last)]
+    return list(reversed(last))
 
 
 class Idle:

@@ -14,7 +14,7 @@ from pipeline.choices import Unit
 from pipeline.filling import CellResult
 from pipeline.journal import Journal
 from pipeline.labeller import Effort, Labeller
-from pipeline.speculation import COPIES, Answers, Idle, with_copies
+from pipeline.speculation import COPIES, Answers, Idle, copied
 from pipeline.store import LabelStore
 from tests.jobs_at_work import labels_of, make_photos, run, stand_in, write_job
 from tests.small_store import small_store
@@ -35,11 +35,11 @@ def units(store: LabelStore) -> list[Unit]:
     return [Unit(shard=shard, columns=(Grey().card.column,)) for shard in store.plan.shards()]
 
 
-def test_copies_come_last_the_last_unit_first(store: LabelStore) -> None:
+def test_the_last_units_are_copied_the_very_last_one_first(store: LabelStore) -> None:
     first, second = units(store)
-    assert with_copies([first, second], 2) == [(first, False), (second, False), (second, True), (first, True)]
-    assert with_copies([first, second], 1) == [(first, False), (second, False)] and not with_copies([first], 2)[0][1]
-    assert len(with_copies([first] * 500, 3)) == 500 + 3 * COPIES
+    assert copied([first, second], 2) == [second, first]
+    assert copied([first, second], 1) == [] and copied([first], 2) == []
+    assert len(copied([first] * 500, 3)) == 3 * COPIES
 
 
 def test_a_copy_is_done_if_its_unit_is_late_and_only_then(store: LabelStore) -> None:
