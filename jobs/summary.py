@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.terminal import aligned
 from pipeline.filling import CellResult
-from pipeline.receipt import Seconds
+from pipeline.receipt import DROPPED, Seconds
 
 SHOWN_REASONS = 5
 
@@ -18,7 +18,7 @@ class ColumnSummary:
     """One column in one run.
 
     ``asked``: cells to fill (or, in a retry, to mend); ``left`` as they were: another job had committed them, or a retry
-    mended nothing. ``images``: of the committed cells; ``labelled``: rows that this run asked the expert for.
+    mended nothing. ``images``: of the committed cells; ``dropped``: those among them that are not in the input any more; ``labelled``: rows that this run asked the expert for.
     """
 
     asked: int = 0
@@ -29,6 +29,7 @@ class ColumnSummary:
     refused: list[str] = field(default_factory=list)
     rows: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    dropped: int = 0
     bytes: int = 0
     seconds: Seconds = field(default_factory=Seconds)
 
@@ -57,11 +58,13 @@ class Summary:
             column.left += 1
         else:
             receipt = result.receipt
+            rows = receipt.rows
             column.committed += 1
             column.images += result.images
             column.bytes += receipt.stored
-            column.rows.update({"ok": receipt.rows.ok, "empty": receipt.rows.empty, "failed": receipt.rows.failed})
-            column.reasons.update(receipt.rows.reasons)
+            column.rows.update({"ok": rows.ok, "empty": rows.empty, "failed": rows.failed - rows.dropped})
+            column.reasons.update({reason: count for reason, count in rows.reasons.items() if reason != DROPPED})
+            column.dropped += rows.dropped
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -74,6 +77,7 @@ class Summary:
                     "refused": c.refused,
                     "rows": dict(c.rows),
                     "reasons": dict(c.reasons),
+                    "dropped": c.dropped,
                     "bytes": c.bytes,
                     "seconds": {phase: round(value, 3) for phase, value in c.seconds.model_dump().items()},
                 }
@@ -101,6 +105,9 @@ class Summary:
         if reasons:
             counts = ", ".join(f"{times} x {reason}" for reason, times in reasons.most_common(SHOWN_REASONS))
             lines.append(f"reasons, counted in the rows of all experts: {counts}")
+        dropped = max(column.dropped for column in worked.values())
+        if dropped:
+            lines.append(f"{dropped} image(s) are not in the input any more: nobody was asked for their labels")
         left = sum(column.left for column in worked.values())
         if left:
             lines.append(

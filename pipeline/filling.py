@@ -23,13 +23,11 @@ from pipeline.cell import CellReader, EncodedRow
 from pipeline.codec import decode, encode
 from pipeline.plan import Shard
 from pipeline.reading import Reading
-from pipeline.receipt import Receipt, Seconds
+from pipeline.receipt import DROPPED, Receipt, Seconds
 from pipeline.redaction import redacted
 from pipeline.statistics import facts_of
 from pipeline.store import LabelStore
 
-#: Reason code of rows that nobody was asked for, because their image had been dropped.
-DROPPED = "dropped"
 #: A refused cell names this many of the reasons it met.
 SHOWN_REASONS = 3
 

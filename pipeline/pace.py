@@ -14,7 +14,6 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from pipeline.errors import StoreError
-from pipeline.filling import DROPPED
 from pipeline.plan import ShardPlan
 from pipeline.receipt import Receipt
 from pipeline.status import READERS, empty_shards
@@ -168,7 +167,7 @@ def _commit(receipt: Receipt, images: int) -> _Commit:
     return _Commit(
         at=datetime.datetime.fromisoformat(receipt.committed_at).timestamp(),
         images=images,
-        failed=receipt.rows.failed - receipt.rows.reasons.get(DROPPED, 0),
+        failed=receipt.rows.failed - receipt.rows.dropped,
         wait=receipt.seconds.wait,
         compute=receipt.seconds.compute,
         damaged=False,

@@ -34,6 +34,10 @@ PACKAGES = (
 )
 
 
+#: Code of the reason in rows of images that the store's input lost before their cell was filled.
+DROPPED = "dropped"
+
+
 class FileEntry(BaseModel):
     """One data file of a cell."""
 
@@ -82,6 +86,11 @@ class Rows(BaseModel):
         statuses = Counter(status for status, _ in rows)
         reasons = Counter(reason.split(":", 1)[0] for _, reason in rows if reason)
         return cls(**statuses, reasons=dict(reasons.most_common()))
+
+    @property
+    def dropped(self) -> int:
+        """Failed rows for which no expert was asked: of images that are not in the input any more."""
+        return self.reasons.get(DROPPED, 0)
 
     def __len__(self) -> int:
         return self.ok + self.empty + self.failed

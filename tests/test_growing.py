@@ -16,6 +16,7 @@ import pytest
 
 import pipeline.growing
 from expert_zoo.expert import Expert
+from jobs.summary import ColumnSummary, Summary
 from manifests.manifest import METADATA_KEY, Manifest
 from manifests.record import ImageRecord
 from pipeline.against import agreement
@@ -163,9 +164,15 @@ def test_nobody_is_asked_for_dropped_images(tmp_path: Path, photos: list[ImageRe
     store = grown(store, tmp_path, [photos[n] for n in range(10) if n not in (0, 2, 7)])
     Path(photos[2].uri.removeprefix("file://").replace("%20", " ")).unlink()
     sick = Troubled(trouble="count-nothing", log=str(log))
-    label_all(store, [sick])
+    results = label_all(store, [sick])
     assert len(log.read_text().split()) == 7
     column = sick.card.column
+    told = Summary({column: ColumnSummary(asked=3)})
+    for result in results:
+        told.add(result)
+    counted = told.to_json()["columns"][column]
+    assert (counted["rows"], counted["reasons"], counted["dropped"]) == ({"ok": 7, "empty": 0, "failed": 0}, {}, 3)
+    assert "3 image(s) are not in the input any more: nobody was asked for their labels" in told.lines()
     with store.read(column, store.plan.shard(0), dropped=True) as cell:
         assert [(row["status"], row["reason"].partition(":")[0]) for row in cell.rows] == [
             ("failed", "dropped"), ("ok", ""), ("failed", "dropped"), ("ok", ""),
