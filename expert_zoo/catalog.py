@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from expert_zoo.expert import Expert
@@ -87,8 +89,13 @@ def _find_class(name: str, where: str) -> type[Expert]:
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
+        ours = (__file__, importlib.__file__)
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if f.filename not in ours and "<" not in f.filename
+        ]
+        line = f", {Path(frames[0].filename).name}:{frames[0].lineno}" if frames else ""  # the module's own
         raise ValueError(
-            f"expert {name!r}: cannot import {where!r} ({error}); expected `module:Class` on the path"
+            f"expert {name!r}: cannot import {where!r} ({error}{line}); expected `module:Class` on the path"
         ) from error
     if not (isinstance(found, type) and issubclass(found, Expert)) or inspect.isabstract(found):
         raise ValueError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -86,3 +89,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     said = str(error).lower()
     # cuBLAS and cuDNN say it in a word of their own.
     return bool(names & {"OutOfMemoryError", "MemoryError"}) or "out of memory" in said or "status_alloc_failed" in said
+
+
+def line_of(error: BaseException, kind: type[Expert]) -> str:
+    """ " (my_experts.py:41)": the innermost line of the files of ``kind`` and its ancestors that ``error`` came through; "" if none.
+
+    That is the line of whoever wrote the expert, and not one of the library that it called.
+    """
+    files = {getattr(sys.modules.get(ancestor.__module__), "__file__", None) for ancestor in kind.__mro__}
+    through = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename in files
+    ]
+    return f" ({Path(through[-1][0]).name}:{through[-1][1]})" if through else ""

@@ -7,6 +7,7 @@ go on; 130 interrupted.
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -112,6 +113,7 @@ def _end_of_run(summary: Summary, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: user errors are one line and exit code 2, bugs keep their traceback; typer makes Ctrl-C exit code 130."""
+    logging.getLogger("pipeline").addHandler(logging.NullHandler())  # tracebacks of experts are for workers' logs
     sys.path.insert(0, str(Path.cwd()))  # so that `use: my_experts:Canny` in a job file finds ./my_experts.py
     try:
         app()

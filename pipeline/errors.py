@@ -12,6 +12,8 @@ ExpertLabelsError              one line: fact, expectation, way out; the command
 
 from __future__ import annotations
 
+import traceback
+
 from pipeline.redaction import redacted
 
 
@@ -55,3 +57,8 @@ def in_one_line(error: BaseException, *, most: int = 400) -> str:
     text = redacted(" ".join(str(error).encode(errors="replace").decode().split()))
     kind = "" if isinstance(error, ExpertLabelsError) else f"{type(error).__name__}: "
     return f"{kind}{text}".rstrip(": ")[:most]
+
+
+def in_full(error: BaseException) -> str:
+    """The traceback, without secrets: for logs."""
+    return redacted("".join(traceback.format_exception(error)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from expert_zoo.expert import Expert, Photo, is_out_of_memory
-from expert_zoo.labels import Label, Text, Words
+from expert_zoo.labels import DenseMap, Label, Text, Words
 from expert_zoo.spec import LabelSpec
 from pipeline.batching import BAD_LABEL, EXPERT_RAISED, OUT_OF_MEMORY, BatchRunner
 from tests.conftest import comparable
@@ -100,13 +100,31 @@ def test_nonsense_fails_every_row(answer: object) -> None:
     assert [label.status for label in labels] == ["failed"] * 3
 
 
+def test_an_error_names_the_expert_s_line_and_its_traceback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Careless(Grey):
+        def one(self, photo: Photo) -> Label:
+            return Label.ok(DenseMap(np.stack([photo.pixels_HW3, photo.pixels_HW3[0]])))
+
+    labels = BatchRunner(Careless(), 4).label(photos_of(4))
+    line = Careless.one.__code__.co_firstlineno + 1
+    assert {label.reason.partition("array")[0] for label in labels} == {"expert raised: ValueError: all input "}
+    assert all(label.reason.endswith(f" (test_batching.py:{line})") for label in labels), "and not NumPy's"
+    (logged,) = caplog.messages
+    assert (
+        "photo p0" in logged
+        and "Traceback (most recent call last)" in logged
+        and "np.stack([photo.pixels_HW3" in logged
+    )
+
+
 def test_an_expert_that_always_raises_is_asked_twice_a_photo_at_most() -> None:
     def refuse(photos: Sequence[Photo]) -> object:
         raise KeyError("always")
 
     expert = Scripted(refuse)
     labels = BatchRunner(expert, 8).label(photos_of(8))
-    assert {label.reason for label in labels} == {"expert raised: KeyError: 'always'"}
+    line = refuse.__code__.co_firstlineno + 1
+    assert {label.reason for label in labels} == {f"expert raised: KeyError: 'always' (test_batching.py:{line})"}
     assert len(expert.calls) == 15
 
 
@@ -234,7 +252,7 @@ def test_an_error_whose_text_cannot_be_stored() -> None:
         raise OSError("name with \udcff")
 
     (found,) = BatchRunner(Scripted(refuse)).label(photos_of(1))
-    assert found.reason == "expert raised: OSError: name with ?"
+    assert found.reason.startswith("expert raised: OSError: name with ? (test_batching.py:")
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +99,12 @@ def test_a_class_of_your_own_is_shown_by_its_name(capsys: pytest.CaptureFixture[
 def test_an_option_of_no_sense_is_told_with_its_expert_once(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{name}: (?!{name})"):
         create(name, options=options)
+
+
+def test_a_module_that_fails_while_it_is_imported_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_expert.py").write_text("import numpy as np\n\nHALF = np.no_such_type\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"no_such_type.*, broken_expert\.py:3\); expected `module:Class`"):
+        create("broken", use="broken_expert:Broken")
