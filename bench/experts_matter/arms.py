@@ -71,7 +71,7 @@ class Scale:
     label_size: int = 64
     steps: int = 800
     batch: int = 32
-    questions: int = 7
+    questions: int = 4
     caption_weight: float = 0.1
     peak: float = 7e-4
     warm_up: int = 50
