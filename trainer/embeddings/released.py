@@ -10,7 +10,6 @@ Their licence forbids commercial use. The code runs none of what is in the files
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from expert_zoo.networks.array_pickle import Fields, read_pickle
 from trainer.embeddings.basis import Basis
 from trainer.embeddings.clip_text import ClipTexts
 from trainer.embeddings.origin import WIDTH, Origin
@@ -113,18 +113,10 @@ def check_order(features: ReleasedFeatures, names: Sequence[str], *, whose: str)
 
 def read_pca(path: Path) -> Basis:
     """The mean and the components of scikit-learn's PCA. Raises ValueError, also where the pickle wants more than arrays."""
-    try:
-        with path.open("rb") as stream:
-            held = _Restricted(stream).load()
-    except _Refused as error:
-        raise ValueError(
-            f"{path} is refused: {error}; expected scikit-learn's PCA, do not open it elsewhere either"
-        ) from error
-    except FileNotFoundError:
-        raise ValueError(f"no file {path}; words need it, expected the folder `dataset` of NVlabs/prismer") from None
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}".replace("\n", " ")) from error
-    mean, components = (vars(held).get(name) if isinstance(held, _Held) else None for name in ("mean_", "components_"))
+    if not path.is_file():
+        raise ValueError(f"no file {path}; words need it, expected the folder `dataset` of NVlabs/prismer")
+    held = read_pickle(path, expected="scikit-learn's PCA", objects=(("sklearn.decomposition._pca", "PCA"),))
+    mean, components = (vars(held).get(name) if isinstance(held, Fields) else None for name in ("mean_", "components_"))
     if not isinstance(mean, np.ndarray) or not isinstance(components, np.ndarray) or vars(held).get("whiten"):
         raise ValueError(
             f"{path} holds no mean and components, or scales them; expected scikit-learn's PCA without whitening"
@@ -138,33 +130,6 @@ def read_pca(path: Path) -> Basis:
         fitted_on=SAMPLES,
         kept=float(np.sum(vars(held).get("explained_variance_ratio_", 0.0))),
     )
-
-
-class _Held:
-    """Stands for the estimator: takes its fields and does nothing."""
-
-
-class _Refused(pickle.UnpicklingError):
-    """The pickle names something that is no array."""
-
-
-#: All that the pickle may name. NumPy's own functions by which its arrays are pickled, under the names they had and have.
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("sklearn.decomposition._pca", "PCA"): _Held,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy.core.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
-    ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
-    ("numpy._core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
-}
-
-
-class _Restricted(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise _Refused(f"it wants to call {module}.{name}")
-        return _ADMITTED[module, name]
 
 
 def _load(path: Path) -> Any:

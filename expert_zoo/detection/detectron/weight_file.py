@@ -1,17 +1,12 @@
 """detectron2's files of weights, read without running anything that is in them.
 
-    .pkl        a pickle of {"model": {name: NumPy array}, "__author__": ...}: detectron2's model zoo; without "model" (or with
-                "blobs") one of Detectron, whose names differ
-    .pth, .pt   a file of torch.save, the state dict alone or under "model"
-
-A pickle is a program. Here it may build NumPy arrays, built-in containers, numbers and texts; any other name in it is refused
-before it is looked up.
+.pkl        a pickle of {"model": {name: NumPy array}, "__author__": ...}: detectron2's model zoo; without "model" (or with
+            "blobs") one of Detectron, whose names differ
+.pth, .pt   a file of torch.save, the state dict alone or under "model"
 """
 
 from __future__ import annotations
 
-import collections
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from expert_zoo.networks.array_pickle import read_pickle
 from expert_zoo.networks.state_dict import read_state_dict
 
 if TYPE_CHECKING:
@@ -49,7 +45,9 @@ def read_weight_file(path: Path) -> WeightFile:
         return _of_torch(path)
     import torch
 
-    found = read_pickle(path)
+    found = read_pickle(path, expected="a checkpoint of detectron2, which has arrays and texts alone")
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}; expected the dictionary of a checkpoint")
     caffe2 = "model" not in found or "__author__" not in found
     values = found.get("blobs", found) if caffe2 else found["model"]
     if not isinstance(values, Mapping):
@@ -65,57 +63,6 @@ def read_weight_file(path: Path) -> WeightFile:
         caffe2=caffe2,
         narrow=found.get("narrow") is True,
     )
-
-
-def read_pickle(path: Path) -> dict[Any, Any]:
-    """The dictionary pickled in ``path``, with nothing in it but arrays, containers, numbers and texts. Raises ValueError."""
-    try:
-        with path.open("rb") as stream:
-            found = _Restricted(stream, encoding="latin1").load()
-    except _Refused as error:
-        raise ValueError(
-            f"{path} is refused: {error}, and a checkpoint of detectron2 has arrays and texts alone; do not open it elsewhere either"
-        ) from error
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}".replace("\n", " ")) from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}; expected the dictionary of a checkpoint")
-    return found
-
-
-class _Refused(pickle.UnpicklingError):
-    """The pickle names something that is no array."""
-
-
-def _bytes(text: str, codec: str) -> bytes:
-    """How Python 3 writes bytes so that Python 2 could read them."""
-    if codec != "latin1":
-        raise _Refused(f"it wants the codec {codec!r}")
-    return text.encode(codec)
-
-
-#: NumPy's own functions by which its arrays are pickled, under the names they had and have: protocols to 4, and 5.
-_reconstruct = np.zeros(1).__reduce__()[0]
-_frombuffer = np.zeros(1).__reduce_ex__(5)[0]
-
-#: All that a pickle may name.
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): _bytes,
-}
-
-
-class _Restricted(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise _Refused(f"it wants to call {module}.{name}")
-        return _ADMITTED[module, name]
 
 
 def _of_torch(path: Path) -> WeightFile:
