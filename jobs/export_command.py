@@ -74,5 +74,9 @@ def export(
             f"{done.missing} cells missing in them, {done.left_out} shards without any label: `label`, then export again"
         )
     if done.photos_failed:
-        lines.append(f"{done.photos_failed} photos could not be read")
+        counts = ", ".join(f"{times} x {code}" for code, times in done.photos_failed.items())
+        examples = "; ".join(f"{image}: {reason}" for image, reason in done.unread.items())
+        lines.append(
+            f"photos that could not be read: {counts} ({examples}); all of them stand in the export's receipts"
+        )
     show(lines, done.model_dump(mode="json"), as_json)

@@ -330,7 +330,11 @@ def test_a_receipt_of_a_newer_version_is_read(store: LabelStore, tmp_path: Path)
 
 def test_photos_come_from_their_addresses_where_no_column_has_them(store: LabelStore, tmp_path: Path) -> None:
     report = export(store, str(tmp_path), WebDataset(photos=True), columns=["grey"])
-    assert report.photos_failed == 1
+    (broken,) = [
+        sample for sample in LabelReader(store, ["image"]).samples() if sample.labels["image"].status == "failed"
+    ]
+    assert report.unread == {broken.record.image_id: broken.labels["image"].reason}
+    assert report.photos_failed == {broken.labels["image"].reason.partition(":")[0]: 1}
     for sample, found in zip(LabelReader(store, ["image"]).samples(), read_back(tmp_path), strict=True):
         picture = sample.labels["image"].value
         assert found.get("png") == (picture.data if isinstance(picture, Picture) else None)

@@ -21,6 +21,7 @@ from pipeline.exports.files import Files
 from pipeline.photos import Limits, PhotoError, read_photo
 from pipeline.plan import Shard
 from pipeline.reader import OpenShard, size_of
+from pipeline.redaction import redacted
 from pipeline.storage import Storage
 
 
@@ -51,7 +52,7 @@ class Piece:
     """One shard, opened: its images one after the other, and the bytes of their labels.
 
     ``cards``: of all columns, by expert name. ``cells``: of those whose cell is committed. ``labels``: counts the statuses of
-    what was read; ``photos_failed``: photos that could not be read. ``gone``: images of the shard that were dropped from the store.
+    what was read; ``unread``: why photos could not be read, by image. ``gone``: images of the shard that were dropped from the store.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Piece:
         self.cards = dict(cards)
         self.cells: dict[str, CellReader] = opened.cells
         self.labels: Counter[str] = Counter()
-        self.photos_failed = 0
+        self.unread: dict[str, str] = {}
         self._opened = opened
         self._photos = photos
         self._photo_column = next((name for name, card in cards.items() if card.spec.kind == "image"), None)
@@ -101,8 +102,8 @@ class Piece:
             return None
         try:
             photo = read_photo(record, Limits())
-        except PhotoError:
-            self.photos_failed += 1
+        except PhotoError as error:
+            self.unread[record.image_id] = redacted(error.reason)
             return None
         if photo.data is not None:
             return Picture(photo.data, photo.format)

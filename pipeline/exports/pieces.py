@@ -67,7 +67,7 @@ class Pieces:
         files = Written(self.out, self._swept)
         piece = self._piece(shard)
         self.layout.write(piece, files)
-        return self._settled(shard.index, made, files, piece.labels, len(shard), piece.photos_failed)
+        return self._settled(shard.index, made, files, piece.labels, len(shard), piece.unread)
 
     def compare(self, shard: Shard, receipt: PieceReceipt) -> list[str]:
         """What is wrong with the files of one shard."""
@@ -88,10 +88,10 @@ class Pieces:
         self.out.delete(receipt_name(WHOLE))
         files = Written(self.out, self._swept)
         self.layout.finish(self.cards, sorted(receipts), files)
-        return self._settled(WHOLE, made, files, Counter(), 0, 0)
+        return self._settled(WHOLE, made, files, Counter(), 0, {})
 
     def _settled(
-        self, piece: int | str, made: Made, files: Files, labels: Counter[str], samples: int, photos_failed: int
+        self, piece: int | str, made: Made, files: Files, labels: Counter[str], samples: int, unread: dict[str, str]
     ) -> PieceReceipt:
         files.settle()
         receipt = PieceReceipt(
@@ -103,7 +103,7 @@ class Pieces:
             small=files.small,
             bytes=files.bytes,
             labels=dict(labels),
-            photos_failed=photos_failed,
+            unread=unread,
             packages=installed_packages(),
         )
         self.out.publish(receipt_name(piece), receipt.model_dump_json(indent=1).encode())

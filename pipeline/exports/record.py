@@ -44,7 +44,8 @@ class PieceReceipt(BaseModel):
     """``cells``: by column the attempt it was made of, None where the cell was missing. ``images``: digest of its records, for
     captions may change and images go. ``samples``: how many.
 
-    ``files``: the large ones, by name, size and digest; ``small``: how many others; ``bytes``: of all.
+    ``files``: the large ones, by name, size and digest; ``small``: how many others; ``bytes``: of all. ``unread``: photos that could not
+    be read, image -> reason.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,7 +59,7 @@ class PieceReceipt(BaseModel):
     small: int
     bytes: int
     labels: dict[str, int]
-    photos_failed: int = 0
+    unread: dict[str, str] = Field(default_factory=dict)
     packages: dict[str, str]
 
 

@@ -35,7 +35,7 @@ class ExportReport(BaseModel):
 
     ``missing``: cells not committed in shards that were exported: run `label` and export again to have them. ``labels``: the
     statuses of what was written now. ``columns_left``: expert -> why the layout has no room for it. ``files``, ``bytes``,
-    ``photos_failed``: of what was written now.
+    ``photos_failed``: of what was written now, the last by code of the reason; ``unread``: some of them, image -> reason.
     """
 
     url: str
@@ -49,7 +49,8 @@ class ExportReport(BaseModel):
     files: int = 0
     bytes: int = 0
     missing: int = 0
-    photos_failed: int = 0
+    photos_failed: dict[str, int] = Field(default_factory=dict)
+    unread: dict[str, str] = Field(default_factory=dict)
     labels: dict[str, int] = Field(default_factory=dict)
 
     def add(self, receipt: PieceReceipt) -> None:
@@ -57,7 +58,9 @@ class ExportReport(BaseModel):
         self.written += 1
         self.files += receipt.small + len(receipt.files)
         self.bytes += receipt.bytes
-        self.photos_failed += receipt.photos_failed
+        codes = Counter(reason.partition(":")[0] for reason in receipt.unread.values())
+        self.photos_failed = dict(Counter(self.photos_failed) + codes)
+        self.unread = dict([*self.unread.items(), *receipt.unread.items()][:SHOWN])
         self.labels = dict(Counter(self.labels) + Counter(receipt.labels))
 
 
