@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.forecast import Forecast
-from jobs.terminal import aligned, short_names, size
+from jobs.terminal import aligned, duration, short_names, size
 from pipeline.errors import JobError
 from pipeline.status import status
 from pipeline.store import LabelStore
@@ -18,7 +17,7 @@ class ExpertCost:
     """One column for so many images.
 
     ``seconds_per_image``: of a worker, as far as this expert kept it busy or waiting; ``gpus``: of such a worker, 0 where it
-    needs none; ``measured_on``: images.
+    needs none; ``measured_on``: images; ``cells``: that are missing, None where the number of images is anybody's.
     """
 
     column: str
@@ -27,6 +26,7 @@ class ExpertCost:
     bytes_per_image: float
     gpus: float
     measured_on: int
+    cells: int | None = None
 
     @property
     def hours(self) -> float:
@@ -36,6 +36,10 @@ class ExpertCost:
     @property
     def bytes(self) -> float:
         return self.images * self.bytes_per_image
+
+    def for_images(self, images: int) -> ExpertCost:
+        """The same for any number of ``images``."""
+        return replace(self, images=images, cells=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,7 @@ class Costs:
         def told(hours: float, stored: float) -> dict[str, Any]:
             return {"hours": hours, "money": None if self.price is None else hours * self.price, "bytes": stored}
 
-        about = ("column", "images", "seconds_per_image", "bytes_per_image", "gpus", "measured_on")
+        about = ("column", "cells", "images", "seconds_per_image", "bytes_per_image", "gpus", "measured_on")
         each = [{key: getattr(cost, key) for key in about} | told(cost.hours, cost.bytes) for cost in self.experts]
         return {"price": self.price, "experts": each} | {
             "total": told(sum(cost.hours for cost in self.experts), sum(cost.bytes for cost in self.experts))
@@ -59,46 +63,37 @@ class Costs:
         if not self.experts:
             return ["nothing is missing; --images says for how many images to forecast"]
         names = short_names([cost.column for cost in self.experts])
-        table = [["expert", "images", "ms/image", "kB/image", "hours", "money", "size", "measured on"]]
-        for cost in self.experts:
-            each = [f"{1000 * cost.seconds_per_image:.1f}", f"{cost.bytes_per_image / 1000:.1f}"]
-            of = [_hours(cost.hours), self._money(cost.hours), size(cost.bytes), f"{cost.measured_on} images"]
-            table.append([names[cost.column], str(cost.images), *each, *of])
+        told = [
+            {
+                "expert": names[cost.column],
+                "cells missing": "" if cost.cells is None else str(cost.cells),
+                "images": str(cost.images),
+                "ms/image": f"{1000 * cost.seconds_per_image:.1f}",
+                "kB/image": f"{cost.bytes_per_image / 1000:.1f}",
+                "time": _time(cost.hours),
+                "money": self._money(cost.hours),
+                "size": size(cost.bytes),
+                "measured on": f"{cost.measured_on} images",
+            }
+            for cost in self.experts
+        ]
         hours = sum(cost.hours for cost in self.experts)
         stored = sum(cost.bytes for cost in self.experts)
-        table.append(["all", "", "", "", _hours(hours), self._money(hours), size(stored), ""])
+        total = {"expert": "all", "time": _time(hours), "money": self._money(hours), "size": size(stored)}
+        heads = [head for head in told[0] if any(row[head] for row in told)]  # no money without a price
+        table = [heads, *([row.get(head, "") for head in heads] for row in (*told, total))]
         with_gpu = [cost.gpus > 0 for cost in self.experts]
         unit = (
-            "GPU-hours"
+            "of one GPU"
             if all(with_gpu)
-            else "hours of a worker"
+            else "of one worker"
             if not any(with_gpu)
-            else "GPU-hours where there is one"
+            else "of one GPU, of one worker where it has none"
         )
-        return [*aligned(table), f"hours: {unit}; n of them at a time take an n-th of the time"]
+        return [*aligned(table), f"time: {unit}; n of them take an n-th of it"]
 
     def _money(self, hours: float) -> str:
-        return "-" if self.price is None else f"{hours * self.price:.2f}"
-
-
-def costs_of_job(found: Forecast, *, images: int | None, price: float | None) -> Costs:
-    """From a calibration on this machine. ``images``: for so many, else for those that are missing."""
-    if images is not None and not found.columns:
-        raise JobError(
-            "the job's store lacks nothing, so nothing was measured; `expert-labels forecast STORE --images` tells from its receipts"
-        )
-    experts = [
-        ExpertCost(
-            column=column.column,
-            images=column.images if images is None else images,
-            seconds_per_image=column.seconds_per_image,
-            bytes_per_image=column.bytes_per_image,
-            gpus=column.gpus,
-            measured_on=found.calibrated_on,
-        )
-        for column in found.columns
-    ]
-    return Costs(experts=tuple(experts), price=price)
+        return "" if self.price is None else f"{hours * self.price:.2f}"
 
 
 def costs_of_store(
@@ -132,5 +127,6 @@ def costs_of_store(
     return Costs(experts=tuple(experts), price=price)
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:.0f}" if hours >= 100 else f"{hours:.2f}"
+def _time(hours: float) -> str:
+    """Up to any number of hours, which is what is paid for: 42 s, 3.5 min, 7.2 h, 1200 h."""
+    return duration(3600 * hours) if hours < 10 else f"{hours:.0f} h"

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from jobs.costing import Costs, ExpertCost
 from jobs.job import Job
 from jobs.planning import open_or_plan, packs_of
-from jobs.terminal import aligned, duration, size
+from jobs.terminal import duration
 from jobs.trial import try_out
 from manifests.record import ImageRecord
 from pipeline.choices import Pack
+from pipeline.errors import JobError
 from pipeline.lacking import missing_cells
 from pipeline.store import LabelStore
 
@@ -24,44 +26,38 @@ CALIBRATION_PHOTOS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnForecast:
-    """One column: what is missing, and what one image of it costs (worker seconds, stored bytes). ``gpus``: of a worker."""
-
-    column: str
-    cells: int
-    images: int
-    seconds_per_image: float
-    bytes_per_image: float
-    gpus: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """The whole job. ``workers`` of this machine's kind; ``seconds`` and ``bytes`` for all that is missing."""
+    """The whole job. ``workers`` of this machine's kind; ``seconds`` and ``costs`` for all that is missing."""
 
-    columns: tuple[ColumnForecast, ...]
+    costs: Costs
     images: int
     shards: int
-    calibrated_on: int
     workers: int
     seconds: float
-    bytes: float
+
+    def of(self, *, images: int | None, price: float | None) -> Costs:
+        """The same with a ``price`` of an hour; for so many ``images``, else for those that are missing. Raises JobError."""
+        if images is None:
+            return replace(self.costs, price=price)
+        if not self.costs.experts:
+            raise JobError(
+                "the job's store lacks nothing, so nothing was measured; `expert-labels forecast STORE --images` tells from its "
+                "receipts"
+            )
+        return Costs(experts=tuple(cost.for_images(images) for cost in self.costs.experts), price=price)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        grid = {"images": self.images, "shards": self.shards, "workers": self.workers, "seconds": self.seconds}
+        return grid | self.costs.to_json()
 
     def lines(self) -> list[str]:
-        if not self.columns:
-            return [f"{self.images} images in {self.shards} shard(s); nothing is missing"]
-        table = [["expert", "cells missing", "images", "ms/image", "kB/image", "worker time", "size"]]
-        for c in self.columns:
-            cost = [duration(c.images * c.seconds_per_image), size(c.images * c.bytes_per_image)]
-            each = [f"{1000 * c.seconds_per_image:.1f}", f"{c.bytes_per_image / 1000:.1f}"]
-            table.append([c.column.split("@")[0], str(c.cells), str(c.images), *each, *cost])
+        grid = f"{self.images} images in {self.shards} shard(s)"
+        if not self.costs.experts:
+            return [f"{grid}; nothing is missing"]
         return [
-            f"{self.images} images in {self.shards} shard(s); measured on {self.calibrated_on} of them, on this machine",
-            *aligned(table),
-            f"in all about {duration(self.seconds)} on {self.workers} worker(s) like this one, and {size(self.bytes)}",
+            f"{grid}; measured on {self.costs.experts[0].measured_on} of them, on this machine",
+            *self.costs.lines(),
+            f"in all about {duration(self.seconds)} on {self.workers} worker(s) like this one",
         ]
 
 
@@ -73,7 +69,7 @@ def forecast(job: Job, say: Callable[[str], None]) -> Forecast:
         missing = _missing(store, [expert.card.column for expert in experts])
         records = list(islice((r for s in store.plan.shards() for r in store.records(s)), 2 * CALIBRATION_PHOTOS))
         wanted = {expert.card.name for expert in experts if expert.card.column in missing}
-        columns: list[ColumnForecast] = []
+        costs: list[ExpertCost] = []
         seconds, workers = 0.0, 0
         if wanted:
             say(f"calibrating {len(wanted)} expert(s) on {len(records)} photos")
@@ -81,19 +77,17 @@ def forecast(job: Job, say: Callable[[str], None]) -> Forecast:
                 hosted = wanted & {choice.name for choice in pack.experts}
                 if hosted:
                     found = _calibrate(pack, hosted, records, missing, Path(folder) / pack.name)
-                    busy = min(pack.actors[1], max(column.cells for column in found))
+                    busy = min(pack.actors[1], max(missing[cost.column][0] for cost in found))
                     # The pools of the packs work at the same time: the slowest one decides.
                     seconds = max(seconds, sum(c.images * c.seconds_per_image for c in found) / busy)
                     workers += busy
-                    columns += found
+                    costs += found
     return Forecast(
-        columns=tuple(columns),
+        costs=Costs(experts=tuple(costs)),
         images=store.plan.images,
         shards=len(store.plan),
-        calibrated_on=len(records) - len(records) // 2,
         workers=workers,
         seconds=seconds,
-        bytes=sum(c.images * c.bytes_per_image for c in columns),
     )
 
 
@@ -109,7 +103,7 @@ def _missing(store: LabelStore, columns: list[str]) -> dict[str, tuple[int, int]
 
 def _calibrate(
     pack: Pack, names: set[str], records: list[ImageRecord], missing: dict[str, tuple[int, int]], folder: Path
-) -> list[ColumnForecast]:
+) -> list[ExpertCost]:
     """What one image costs: the pack's wall time on one worker, shared out by what each expert computed."""
     # Whoever reads what another one says needs that one beside it here, where nothing is committed yet.
     experts = [choice.create() for choice in pack.experts if choice.name in names]
@@ -117,23 +111,24 @@ def _calibrate(
     last = try_out(pack, records, folder, only=names | read)[-1]
     wall = last.seconds / last.images
     computed = sum(result.seconds.compute for result in last.results) or 1.0
-    forecasts = []
+    costs = []
     for result in last.results:
         if result.column not in missing:
             continue
         stored = result.receipt.stored if result.receipt else 0
         cells, images = missing[result.column]
-        forecasts.append(
-            ColumnForecast(
+        costs.append(
+            ExpertCost(
                 column=result.column,
                 cells=cells,
                 images=images,
                 seconds_per_image=wall * result.seconds.compute / computed,
                 bytes_per_image=stored / result.images,
                 gpus=pack.gpus,
+                measured_on=last.images,
             )
         )
-    return forecasts
+    return costs
 
 
 def _gpus() -> int:

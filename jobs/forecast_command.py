@@ -35,8 +35,6 @@ def forecast(
     as_json: AsJson = False,
 ) -> None:
     """What labelling costs: hours, money and bytes, per expert and in all."""
-    from jobs import costing
-
     if Path(target).suffix in JOB_FILES:
         from jobs.forecast import forecast as calibrate
         from jobs.job import load_job
@@ -45,11 +43,12 @@ def forecast(
             raise JobError(
                 "--column and --gpus are for a store; a job file says itself which experts and GPUs there are"
             )
-        found = costing.costs_of_job(calibrate(load_job(target), say), images=images, price=price)
+        found = calibrate(load_job(target), say).of(images=images, price=price)
     else:
+        from jobs.costing import costs_of_store
         from pipeline.store import LabelStore
 
-        found = costing.costs_of_store(
+        found = costs_of_store(
             LabelStore.open(target), images=images, price=price, gpus=1.0 if gpus is None else gpus, columns=columns
         )
     show(found.lines(), found.to_json(), as_json)

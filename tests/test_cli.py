@@ -156,8 +156,8 @@ def test_a_dry_run_forecasts_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = runner.invoke(app, ["label", str(job), "--dry-run", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert [column["cells"] for column in found["columns"]] == [3, 3] and found["images"] == 9
-    assert found["seconds"] > 0 and found["bytes"] > 0
+    assert [expert["cells"] for expert in found["experts"]] == [3, 3] and found["images"] == 9
+    assert found["seconds"] > 0 and found["total"]["bytes"] > 0
     assert f"{tmp_path / 'store'}: a new store" in done.stderr, (
         "of the job's store is spoken, not of the one made aside"
     )

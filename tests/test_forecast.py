@@ -44,8 +44,10 @@ def test_a_store_forecasts_any_number_of_images_from_its_receipts(tmp_path: Path
         assert found[name]["bytes"] == pytest.approx(7_200_000 * stored[name] / 12)
     assert found["total"]["hours"] == pytest.approx(1000) and found["total"]["money"] == pytest.approx(2500)
     lines = runner.invoke(app, ["forecast", url, "--images", "7200000", "--price", "2.5"]).stdout.splitlines()
-    assert lines[1].split()[:6] == ["grey", "7200000", "500.0", f"{stored['grey'] / 12000:.1f}", "1000", "2500.00"]
-    assert lines[3].split()[:3] == ["all", "2000", "5000.00"] and "GPU-hours" in lines[4]
+    assert lines[1].split()[:7] == ["grey", "7200000", "500.0", f"{stored['grey'] / 12000:.1f}", "1000", "h", "2500.00"]
+    assert lines[3].split()[:4] == ["all", "2000", "h", "5000.00"] and "time: of one GPU" in lines[4]
+    unpriced = runner.invoke(app, ["forecast", url, "--images", "7200000"]).stdout.splitlines()
+    assert "money" in lines[0] and "money" not in unpriced[0] and len({len(line) for line in unpriced[:3]}) == 1
 
 
 def test_without_a_number_it_is_for_what_is_missing(tmp_path: Path) -> None:
@@ -76,3 +78,8 @@ def test_a_job_is_measured_here_and_nothing_is_left_behind(tmp_path: Path) -> No
     assert found["grey"]["hours"] == pytest.approx(72000 * found["grey"]["seconds_per_image"] / 3600)
     assert found["grey"]["hours"] > 0.05 / 4 * 20 * 0.9, "a delay of 0.05 s for a batch of four, or more"
     assert told(str(job))["grey"]["images"] == 30
+    dry = runner.invoke(app, ["label", str(job), "--dry-run"], catch_exceptions=False).stdout.splitlines()
+    assert dry[0].startswith("30 images in 1 shard(s); measured on 12 of them") and "cells missing" in dry[1]
+    assert (
+        dry[2].split()[:3] == ["grey", "1", "30"] and dry[4].startswith("all ") and dry[6].startswith("in all about ")
+    )

@@ -164,5 +164,5 @@ def test_a_dry_run_measures_whoever_reads(tmp_path: Path) -> None:
     store = open_or_plan(load_job(str(job))).store
     label(store, [Teller()])
     found = forecast(load_job(str(job)), lambda _: None)
-    (column,) = found.columns
+    (column,) = found.costs.experts
     assert column.column == Judge(COLUMN).card.column and column.images == 7 and column.bytes_per_image > 0

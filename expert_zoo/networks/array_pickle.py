@@ -25,7 +25,7 @@ def read_pickle(path: Path, *, expected: str, objects: tuple[tuple[str, str], ..
     ``objects``: (module, name) of classes whose objects become `Fields`. ``expected``: what the file should be, for the error.
     Raises ValueError, one line that names the file: unreadable, or naming anything else.
     """
-    admitted = _ADMITTED | dict.fromkeys(objects, Fields)
+    admitted = {**_ADMITTED, **dict.fromkeys(objects, Fields)}
     try:
         with path.open("rb") as stream:
             return _Restricted(stream, admitted).load()
