@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 FORMAT = 1
 #: 512 photos with six maps at 480 px are about 150 MB of files and minutes of GPU time: little to lose, little to list.
 SHARD_SIZE = 512
+#: Of one manifest. Arrow reads no Parquet footer with more row groups (kDefaultThriftContainerSizeLimit in its parquet/properties.h).
+MOST_SHARDS = 1_000_000
 #: The manifest of the part that a store begins with.
 MANIFEST = "manifest.parquet"
 

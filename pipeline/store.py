@@ -29,7 +29,7 @@ from pipeline.cards import column_meant, read_card
 from pipeline.cell import CellReader, CellWriter
 from pipeline.errors import DamagedCell, StoreError, UnknownFormat
 from pipeline.growth import GrownPlan, grown
-from pipeline.plan import FORMAT, MANIFEST, Shard, ShardPlan, shard_name
+from pipeline.plan import FORMAT, MANIFEST, MOST_SHARDS, Shard, ShardPlan, shard_name
 from pipeline.receipt import Receipt, Seconds, installed_packages, worker
 from pipeline.shard_records import ShardRecords, is_cut_by
 from pipeline.storage import Storage, open_storage
@@ -75,7 +75,7 @@ class LabelStore:
     ) -> LabelStore:
         """Cuts ``manifest`` into shards and saves the plan, once; the same call again opens what is there.
 
-        Raises StoreError if the store holds another plan: a store is never re-cut.
+        Raises StoreError if the store holds another plan, since a store is never re-cut, and for more shards than can be read.
         """
         storage = open_storage(url)
         plan = ShardPlan(
@@ -85,6 +85,11 @@ class LabelStore:
             seed=manifest.seed,
             sources=sources or [],
         )
+        if len(plan) > MOST_SHARDS:
+            raise StoreError(
+                f"{plan.images} images in shards of {shard_size} are {len(plan)} shards, and a store has at most {MOST_SHARDS}: "
+                f"expected a shard_size of {-(-plan.images // MOST_SHARDS)} or more, or several stores"
+            )
         if not storage.exists(PLAN):
             temporary = f"{uuid.uuid4().hex}.{MANIFEST}"
             cut(manifest, f"{storage.url}/{temporary}", shard_size)

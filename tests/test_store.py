@@ -100,6 +100,15 @@ def test_no_store(url: str, tmp_path: Path) -> None:
     assert issubclass(StoreError, ExpertLabelsError)
 
 
+def test_more_shards_than_a_footer_may_have_are_refused(
+    url: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.store.MOST_SHARDS", 3)
+    with pytest.raises(StoreError, match="are 4 shards, and a store has at most 3: expected a shard_size of 4 or more"):
+        LabelStore.create(url, manifest, shard_size=3)
+    assert len(LabelStore.create(url, manifest, shard_size=4).plan) == 3
+
+
 # ---- the manifest
 
 
