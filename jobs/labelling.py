@@ -30,11 +30,12 @@ def label(job: Job, say: Say, *, log: str | None = None) -> Summary:
 
     ``say``: for lines to the user; ``log``: file that gets a line of JSON for every cell. Raises ExpertLabelsError for what the user can mend.
     """
-    experts = job.create_experts()
-    _say_of_weights(experts, say)
-    store = prepare(job, experts, say)
-    columns = [expert.card.column for expert in experts]
-    return _run(job, store, experts, list(missing_cells(store, columns)), say, retry=False, log=log)
+    with _termination_as_interrupt():
+        experts = job.create_experts()
+        _say_of_weights(experts, say)
+        store = prepare(job, experts, say)
+        columns = [expert.card.column for expert in experts]
+        return _run(job, store, experts, list(missing_cells(store, columns)), say, retry=False, log=log)
 
 
 def retry(job: Job, say: Say, *, log: str | None = None) -> Summary:
@@ -50,7 +51,8 @@ def retry(job: Job, say: Say, *, log: str | None = None) -> Summary:
             columns.append(expert.card.column)
         else:
             say(f"not in the store: {expert.card.column}; `expert-labels label` makes that column")
-    return _run(job, store, experts, list(failed_cells(store, columns)), say, retry=True, log=log)
+    with _termination_as_interrupt():
+        return _run(job, store, experts, list(failed_cells(store, columns)), say, retry=True, log=log)
 
 
 def prepare(job: Job, experts: Iterable[Expert], say: Say) -> LabelStore:
@@ -156,7 +158,7 @@ def _follow(
     from pipeline.cluster import label_on_ray
 
     began = float("inf")
-    with Progress(work) as progress, _termination_as_interrupt():
+    with Progress(work) as progress:
         try:
             for results in label_on_ray(store.storage.url, work, run=run, retry=retry):
                 for result in results:

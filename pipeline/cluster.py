@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -121,16 +122,20 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
     # Ray's own chatter (token notes, core-worker hints) would drown our progress; its log files keep all of it.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         with _hushed():
             # "local" and not None, which would join a cluster that happens to run here or that RAY_ADDRESS names.
             ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+    except SystemExit:  # Ray's own answer to SIGTERM, which it takes over with its first step
+        raise KeyboardInterrupt from None
     except Exception as error:  # a machine too busy to start it in time is told by a plain Exception
         where = f"the cluster at {address}" if address else "a local Ray"
         raise (WorkerError if address else ClusterFailure)(
             f"cannot reach {where}: {' '.join(str(error).split())[:300]}; look at `ray` in the job file"
         ) from error
     try:
+        signal.signal(signal.SIGTERM, on_termination)
         with redirect_stdout(_RaysWords()):
             yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,16 @@ def test_an_interrupt_ends_the_run_cleanly_and_the_next_one_finishes(tmp_path: P
         assert "run the same command again" in err and "Traceback" not in err
     assert 2 <= committed_cells(store) < 12
     assert run("label", job).returncode == 0 and committed_cells(store) == 12
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5, 3.0])
+def test_a_sigterm_while_ray_starts_is_an_interrupt_too(tmp_path: Path, photos: Path, seconds: float) -> None:
+    """Ray answers SIGTERM itself from the first step of its start on, with an exit code of its own."""
+    slow = {"grey": {"use": "tests.stand_ins:Grey", "delay": 60}}
+    process = start("label", write_job(tmp_path / "job.yaml", store=tmp_path / "store", photos=photos, experts=[slow]))
+    assert process.stderr is not None
+    assert any("starting Ray" in line for line in process.stderr), "it did not come so far"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, err
