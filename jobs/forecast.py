@@ -76,7 +76,7 @@ def forecast(job: Job, say: Callable[[str], None]) -> Forecast:
             for pack in packs_of(job, cpus=job.ray.cpus or os.cpu_count() or 1, gpus=_gpus()):
                 hosted = wanted & {choice.name for choice in pack.experts}
                 if hosted:
-                    found = _calibrate(pack, hosted, records, missing, Path(folder) / pack.name)
+                    found = _calibrate(pack, hosted, records, missing, Path(folder) / pack.name, say)
                     busy = min(pack.actors[1], max(missing[cost.column][0] for cost in found))
                     # The pools of the packs work at the same time: the slowest one decides.
                     seconds = max(seconds, sum(c.images * c.seconds_per_image for c in found) / busy)
@@ -102,7 +102,12 @@ def _missing(store: LabelStore, columns: list[str]) -> dict[str, tuple[int, int]
 
 
 def _calibrate(
-    pack: Pack, names: set[str], records: list[ImageRecord], missing: dict[str, tuple[int, int]], folder: Path
+    pack: Pack,
+    names: set[str],
+    records: list[ImageRecord],
+    missing: dict[str, tuple[int, int]],
+    folder: Path,
+    say: Callable[[str], None],
 ) -> list[ExpertCost]:
     """What one image costs: the pack's wall time on one worker, shared out by what each expert computed."""
     # Whoever reads what another one says needs that one beside it here, where nothing is committed yet.
@@ -115,6 +120,8 @@ def _calibrate(
     for result in last.results:
         if result.column not in missing:
             continue
+        if result.refused:
+            say(f"{result.refused}; its numbers below are of failing, and mean nothing")
         stored = result.receipt.stored if result.receipt else 0
         cells, images = missing[result.column]
         costs.append(

@@ -83,3 +83,13 @@ def test_a_job_is_measured_here_and_nothing_is_left_behind(tmp_path: Path) -> No
     assert (
         dry[2].split()[:3] == ["grey", "1", "30"] and dry[4].startswith("all ") and dry[6].startswith("in all about ")
     )
+
+
+def test_an_expert_that_always_fails_is_not_forecast_as_if_it_worked(tmp_path: Path) -> None:
+    experts = [{"troubled": {"use": "tests.stand_ins:Troubled", "trouble": "raise"}}]
+    job = write_job(
+        tmp_path / "job.yaml", store=tmp_path / "s", photos=make_photos(tmp_path / "photos", 4), experts=experts
+    )
+    done = runner.invoke(app, ["label", str(job), "--dry-run"], catch_exceptions=False)
+    assert "troubled failed on 2 of 2 readable photos" in done.stderr and "numbers below are of failing" in done.stderr
+    assert "RuntimeError: I do not like this photo (stand_ins.py:" in done.stderr, "the line of whoever wrote it"
