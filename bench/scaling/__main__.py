@@ -1,13 +1,13 @@
-"""`python -m bench.scaling actors` or `units`."""
+"""`python -m bench.scaling actors`, `units` or `shards`."""
 
 from __future__ import annotations
 
 import argparse
 
 from bench.report import measured, show
-from bench.scaling import actors, units
+from bench.scaling import actors, shards, units
 
-PARTS = {"actors": actors, "units": units}
+PARTS = {"actors": actors, "units": units, "shards": shards}
 
 
 def main() -> None:
