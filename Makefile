@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 FIND_PYTHON := $$(command -v $(PYTHON) || command -v python3)
 CODE := manifests expert_zoo pipeline trainer jobs tests bench
 
-.PHONY: demo test test-long check audit format lint types bench accuracy lock clean help
+.PHONY: demo test test-long chaos check audit format lint types bench accuracy lock clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -31,6 +31,9 @@ test: $(INSTALLED)      ## the whole test suite, the long ones included
 
 test-long: $(INSTALLED) ## only the tests that take minutes: 25 SIGKILLs, two jobs on one store, accuracy
 	$(BIN)/python -m pytest -q -m long
+
+chaos: $(INSTALLED)     ## a quarter of an hour of kills, lost nodes, full disks and stores in trouble (docs/survival.md)
+	$(BIN)/python -m tests.chaos
 
 check: $(INSTALLED) lint types  ## what CI runs: format, lint, types, packages that fit, and all tests but the long ones
 	$(BIN)/pip check

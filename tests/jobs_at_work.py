@@ -104,7 +104,7 @@ def wait_for(condition: object, seconds: float, process: subprocess.Popen[str]) 
     return bool(condition())
 
 
-def labels_of(store: Path) -> dict[str, list[dict[str, Any]]]:
+def labels_of(store: Path | str) -> dict[str, list[dict[str, Any]]]:
     """Everything that labels mean, without what may differ between runs: rows and members of every column, in order."""
     opened = LabelStore.open(str(store))
     found: dict[str, list[dict[str, Any]]] = {}
