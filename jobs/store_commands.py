@@ -70,6 +70,8 @@ def status(
         elif failures:
             row += ["-"] * 5
         table.append(row)
+    names = short_names([column.column for column in found.columns])
+    random = [names[column.column] for column in found.columns if column.random_weights]
     lines = [
         f"{found.url}: {found.images} images in {found.shards} shard(s) of {found.plan.shard_size}{_history(found)}",
         *aligned(table),
@@ -78,11 +80,7 @@ def status(
             for column in found.columns
             if column.differs
         ),
-        *(
-            f"random weights: {column.column}: its labels are noise"
-            for column in found.columns
-            if column.random_weights
-        ),
+        *([f"random weights, so the labels are noise: {', '.join(random)}"] if random else []),
         *(f"left out: {column}: {why}" for column, why in found.unknown.items()),
     ]
     if found.rows is not None and found.rows.reasons:

@@ -42,7 +42,7 @@ def test_a_store_says_which_labels_are_noise(tmp_path: Path, source: str, random
         assert card.random_weights == store.receipt(column, store.plan.shard(0)).random_weights == noise
 
     told = runner.invoke(app, ["status", store.storage.url]).stdout
-    assert (f"random weights: {store.column_of('weighty')}: its labels are noise" in told) == random
+    assert ("\nrandom weights, so the labels are noise: weighty\n" in told) == random
     found = json.loads(runner.invoke(app, ["status", store.storage.url, "--json"]).stdout)["columns"]
     assert {column["expert"]: column["random_weights"] for column in found} == {"weighty": random, "grey": False}
 
