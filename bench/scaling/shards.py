@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from bench.plan import Synthetic
-from bench.report import Figure, Part, Table, peak_memory
+from bench.report import Figure, Part, Table, peak_memory, short
 from manifests.build import build
 from manifests.manifest import Manifest
 from pipeline.plan import MANIFEST
@@ -74,7 +74,7 @@ def measure(arguments: argparse.Namespace) -> Part:
             build([Synthetic(count=shards)], f"{folder}/{MANIFEST}", seed=1)
             made, found = _in_its_own_process("cut", folder), _in_its_own_process("read", folder)
         each = [made["cpu"], made["grown"] / 1e6, found["footer"] / 1e6, found["cpu"], 1000 * found["second"]]
-        rows.append([f"{shards:,}", *(f"{value:.3g}" for value in each), f"{found['grown'] / 1e6:.0f}"])
+        rows.append([f"{shards:,}", *(short(value) for value in each), f"{found['grown'] / 1e6:.0f}"])
         figures = [
             Figure(name=f"{shards:,} shards: memory of a reader, a shard", value=found["grown"] / shards, unit="B"),
             Figure(name=f"{shards:,} shards: memory while cutting, a shard", value=made["grown"] / shards, unit="B"),
