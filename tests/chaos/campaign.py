@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from tests.chaos.checks import Verdict, verdict
-from tests.chaos.faults import FAULTS, MIX
+from tests.chaos.faults import FAULTS, MIX, Hit
 from tests.chaos.nodes import Nodes, wait_until, workers
 from tests.chaos.obedient import Orders
 from tests.chaos.places import ObjectStore, Place, disk, object_store, small_disk
@@ -128,26 +128,34 @@ class Campaign:
         begun = time.monotonic()
         name = f"round {number} ({place.kind})"
         round = self._prepared(name, place, SIZES[place.kind], folder, f"{self._seed}/{number}/moments")
+        hits: list[tuple[str, Hit]] = []
         try:
-            hits = self._disturb(number, round, kinds, until)
+            self._disturb(round, kinds, until, hits)
             round.finish()
             if not wait_until(lambda: not workers(), 60):
                 round.findings.append(f"workers are left after their drivers ended: {workers()}")
             with place.quiet():
                 found = verdict(place.url, self._undisturbed, round.twice())
         except Lost as lost:
-            hits, found = [], Verdict(lost=1, cells=0, swept=0, said=[str(lost)])
+            found = Verdict(lost=1, cells=0, swept=0, said=[str(lost)])
         finally:
             round.end_all()
-        self._count(number, round, found)
+        self._count(number, round, hits, found)
         self._say(
-            f"{name}: {', '.join(hits) or 'nothing hit'}; {found.cells} cells, lost {found.lost}, "
+            f"{name}: {', '.join(kind for kind, _ in hits) or 'nothing hit'}; {found.cells} cells, lost {found.lost}, "
             f"{len(round.drivers)} drivers, {time.monotonic() - begun:.0f} s"
         )
         for finding in [*round.findings, *found.said]:
             self._say(f"FOUND: {finding}")
 
-    def _count(self, number: int, round: Round, found: Verdict) -> None:
+    def _count(self, number: int, round: Round, hits: Sequence[tuple[str, Hit]], found: Verdict) -> None:
+        """Faults count when their round was looked at, and not before."""
+        for kind, hit in hits:
+            told = self.tally.of(kind)
+            told.injected += 1
+            told.calls += hit.calls
+            told.rounds.add(number)
+            told.seconds = max(told.seconds, hit.seconds or 0.0)
         self.tally.rounds += 1
         self.tally.lost[str(number)] += found.lost
         self.tally.cells += found.cells
@@ -165,9 +173,8 @@ class Campaign:
             told = self.tally.of(kind)
             told.recovery = max(told.recovery, seconds)
 
-    def _disturb(self, number: int, round: Round, kinds: Sequence[str], until: float) -> list[str]:
-        """The faults that hit, in turn."""
-        hits: list[str] = []
+    def _disturb(self, round: Round, kinds: Sequence[str], until: float, hits: list[tuple[str, Hit]]) -> None:
+        """Tries the faults in turn, and notes those that hit in ``hits``."""
         for kind in kinds:
             news, impatient, lull = round.news, round.random.random() < IMPATIENT, round.random.uniform(0, LULL)
             if not impatient:
@@ -180,12 +187,6 @@ class Campaign:
             hit = FAULTS[kind][0](round)
             if hit is None:
                 self.tally.missed[kind] += 1
-                continue
-            round.hit(kind, hit.relieved)
-            hits.append(kind)
-            told = self.tally.of(kind)
-            told.injected += 1
-            told.calls += hit.calls
-            told.rounds.add(number)
-            told.seconds = max(told.seconds, hit.seconds or 0.0)
-        return hits
+            else:
+                round.hit(kind, hit.relieved)
+                hits.append((kind, hit))
