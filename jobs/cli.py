@@ -7,6 +7,7 @@ go on; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -29,6 +30,9 @@ from jobs import (
 from jobs.summary import Summary
 from jobs.terminal import AsJson, JobPath, LogPath, say, show
 from pipeline.errors import ClusterFailure, ExpertLabelsError, Unreachable
+
+#: What a place says that may be well again for the same command: full, over a quota, a disk or a file server in trouble.
+PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 app = typer.Typer(
     help="Label images with frozen experts into a store that can be resumed, audited and trained from.",
@@ -122,7 +126,7 @@ def main() -> None:
         sys.exit(3 if isinstance(error, ClusterFailure | Unreachable) else 2)
     except OSError as error:  # a place that cannot be written or read: a full disk, no permission, a file for a folder
         say(f"error: {error.strerror or error}: {error.filename or 'no file named'}; expected a place that can be used")
-        sys.exit(2)
+        sys.exit(3 if error.errno in PASSING else 2)
 
 
 if __name__ == "__main__":

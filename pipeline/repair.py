@@ -34,8 +34,9 @@ def repair(store: LabelStore, report: AuditReport, *, grace_seconds: float = GRA
         folders.setdefault(garbage.name.rpartition("/")[0], []).append(garbage)
     for folder, found in sorted(folders.items()):
         _sweep(store, folder, found, grace_seconds, done)
-        if folder.startswith(f"{ATTEMPTS}/"):
-            store.storage.prune(folder)
+    for run in store.storage.names(ATTEMPTS):  # a driver that was killed leaves its folder, empty or not
+        store.storage.prune(f"{ATTEMPTS}/{run}")
+    store.storage.prune(ATTEMPTS)
     done.swept += store.storage.end_uploads(older=grace_seconds)
     return done
 

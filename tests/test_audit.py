@@ -461,3 +461,13 @@ def test_a_sweep_spares_what_a_receipt_of_another_format_may_name(store: LabelSt
     os.utime(path, (0, 0))
     repair(store, report)
     assert (path.parent / "shard-000001.0123456789ab.tar").exists()
+
+
+def test_a_sweep_takes_the_folder_of_a_run_whose_driver_was_killed(store: LabelStore) -> None:
+    journal = Path(store.storage.url) / "attempts/0123456789ab"
+    journal.mkdir(parents=True)
+    repair(store, audit(store))
+    assert not journal.parent.exists()
+    (journal / "kept").mkdir(parents=True)
+    repair(store, audit(store))
+    assert journal.exists(), "what is not empty stays"

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.store import LabelStore
 from tests.chaos.campaign import SIZES, Campaign, schedule
 from tests.chaos.faults import FAULTS, MIX
 from tests.chaos.nodes import Nodes, nodes
 from tests.chaos.obedient import Orders
-from tests.chaos.places import disk, may_mount, small_disk
+from tests.chaos.places import SmallDisk, disk, may_mount, small_disk
 from tests.chaos.tally import BEGIN, END, Kind, Tally, write_into
 from tests.conftest import ROOT, write_manifest, write_photos
+from tests.jobs_at_work import make_photos, run, stand_in, write_job
 
 
 def test_the_seed_decides_what_is_tried() -> None:
@@ -76,8 +78,6 @@ print(time.time() - Path(sys.argv[2]).stat().st_ctime, {r.committed_at[:4] for r
 
 def test_orders_reach_the_disk_and_the_clock_of_whoever_labels(tmp_path: Path) -> None:
     manifest = write_manifest(str(tmp_path / "manifest.parquet"), write_photos(tmp_path / "photos", 4))
-    from pipeline.store import LabelStore
-
     LabelStore.create(str(tmp_path / "store"), manifest, shard_size=4)
     orders = Orders(tmp_path / "orders")
     orders.folder.mkdir()
@@ -98,8 +98,6 @@ def test_orders_reach_the_disk_and_the_clock_of_whoever_labels(tmp_path: Path) -
 def test_a_small_disk_gets_full_and_is_free_again(tmp_path: Path) -> None:
     if not may_mount():
         pytest.skip("mounting a small disk needs root")
-    from tests.chaos.places import SmallDisk
-
     with small_disk(tmp_path) as place:
         assert isinstance(place, SmallDisk)
         place.fill()
@@ -108,6 +106,18 @@ def test_a_small_disk_gets_full_and_is_free_again(tmp_path: Path) -> None:
         place.free()
         (place.folder / "more").write_bytes(bytes(1000))
     assert not (tmp_path / "small/more").exists()
+
+
+def test_a_disk_that_is_full_before_anything_is_planned_may_be_free_the_next_time(tmp_path: Path) -> None:
+    if not may_mount():
+        pytest.skip("mounting a small disk needs root")
+    with small_disk(tmp_path) as place:
+        assert isinstance(place, SmallDisk)
+        photos = make_photos(tmp_path / "photos", 4)
+        job = write_job(tmp_path / "job.yaml", store=Path(place.url), photos=photos, experts=[stand_in("grey")])
+        place.fill()
+        done = run("label", job)
+        assert done.returncode == 3 and "No space left" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -124,13 +124,9 @@ class LocalStorage(Storage):
             self.path(folder).rmdir()
 
     def _write_beside(self, target: Path, data: bytes, *, durable: bool) -> Path:
-        if durable:
-            _make_folder(target.parent)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
-            with temporary.open("xb") as stream:
+            with self._opened_beside(temporary, durable=durable) as stream:
                 stream.write(data)
                 if durable:
                     self._sync(stream)
@@ -138,6 +134,16 @@ class LocalStorage(Storage):
             temporary.unlink(missing_ok=True)
             raise
         return temporary
+
+    def _opened_beside(self, temporary: Path, *, durable: bool) -> IO[bytes]:
+        for _ in range(2):  # once more where a sweep took the folder because it was empty yet
+            if durable:
+                _make_folder(temporary.parent)
+            else:
+                temporary.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                return temporary.open("xb")
+        return temporary.open("xb")
 
     def _sync(self, stream: IO[bytes]) -> None:
         stream.flush()
