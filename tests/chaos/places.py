@@ -65,16 +65,18 @@ class ObjectStore(Place):
 
     @property
     def calls(self) -> int:
-        """To the server since this place was opened."""
+        """To the server since this place was opened, but for quiet times."""
         return len(self.server.calls) - self._before
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
         before, self.server.share = self.server.share, 0.0
+        calls = len(self.server.calls)
         try:
             yield
         finally:
             self.server.share = before
+            self._before += len(self.server.calls) - calls
 
 
 @contextmanager
