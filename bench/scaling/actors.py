@@ -137,13 +137,14 @@ class _Look:
         before: list[float] = []
         while not self._done.wait(1.0):  # the last look that is whole counts: Ray ends with the job
             with suppress(psutil.Error):
-                children = me.children(recursive=True)
+                children = [c for c in me.children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
                 now = [_cpu(one) for one in (me, *(c for c in children if c.name() in ("raylet", "gcs_server")))]
                 before = before or now
                 took = [late - early for late, early in zip(now, before, strict=True)]
                 self.found |= {"driver_cpu": took[0], "ray_cpu": sum(took[1:]), "looked": time.time() - begin}
                 if "worker_memory" not in self.found:
                     workers = [child for child in children if "MapWorker" in " ".join(child.cmdline())]
+                    assert workers, "they are at work"
                     self.found["worker_memory"] = sum(one.memory_full_info().pss for one in workers) / len(workers)
 
     def stop(self) -> None:
