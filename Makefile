@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 FIND_PYTHON := $$(command -v $(PYTHON) || command -v python3)
 CODE := manifests expert_zoo pipeline trainer jobs tests bench
 
-.PHONY: demo test test-long chaos check audit format lint types bench accuracy lock clean help
+.PHONY: demo test test-long chaos check audit format lint types bench accuracy experts lock clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -60,6 +60,9 @@ bench: $(INSTALLED)     ## throughput, planning and listing, as ratios within on
 
 accuracy: $(INSTALLED)  ## the pocket experts on 500 held-out scenes (docs/pocket.md)
 	$(BIN)/python -m bench.pocket_accuracy --scenes 500 --words
+
+experts: $(INSTALLED)   ## 27 trainings that show what experts are worth to a small model, in about two hours (docs/results.md)
+	$(BIN)/python -m bench.experts_matter
 
 lock:                   ## pin the newest versions that setup.cfg allows
 	$(BIN)/pip install --quiet uv
