@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any library that reads it: one core is measured
 
 import cv2
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 from torch.utils.data import DataLoader
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from bench.original_files import write_all
 from bench.report import Figure, Part, Table, run_alone

@@ -36,7 +36,9 @@ class Progress:
         """What came back from one unit. A refused cell counts as dealt with: it will not come again in this run."""
         for result in results:
             self._done[result.column] += result.images
-            self._failed[result.column] += result.receipt.rows.failed - result.receipt.rows.dropped if result.receipt else 0
+            self._failed[result.column] += (
+                result.receipt.rows.failed - result.receipt.rows.dropped if result.receipt else 0
+            )
             for name in (result.column, ""):
                 if name in self._bars:
                     self._bars[name].update(result.images)

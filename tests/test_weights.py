@@ -137,7 +137,9 @@ def test_files_that_nobody_recorded_are_not_trusted(tmp_path: Path) -> None:
     folder, wanted = WeightsFolder(tmp_path), checkpoint()
     put(folder, wanted)
     assert not folder.at_hand(wanted)
-    with pytest.raises(ValueError, match=r"files lie in .*/grey, but there is no .*/weights\.lock, so they may be.*--at-hand"):
+    with pytest.raises(
+        ValueError, match=r"files lie in .*/grey, but there is no .*/weights\.lock, so they may be.*--at-hand"
+    ):
         folder.verified(wanted)
 
 
