@@ -20,7 +20,8 @@ def outline(method: Method, dataset: LabelDataset) -> list[str]:
         f"{len(dataset.selection):,} examples an epoch, of {reader.plan.images:,} images in {reader.store.storage.url}",
     ]
     for modality, card in dataset.cards.items():
-        lines.append(f"{modality}: {card.column}, {_masked(reader, card.name)}")
+        noise = "; made with random weights: the labels are noise" if card.random_weights else ""
+        lines.append(f"{modality}: {card.column}, {_masked(reader, card.name)}{noise}")
     return lines
 
 
