@@ -104,7 +104,7 @@ def _plot(runs: Sequence[Run]) -> bytes:
     right = _panel(
         "depth labels that are noise (depth alone)",
         ["0 %", *(f"{share} %" for share in SHARES), "no expert"],
-        [curve(name, shares) for name in ("all", "shape", "colour", "place")],
+        [curve(name, shares) for name in ("all", "sign", "shape", "place")],
     )
     both = Image.new("RGB", (left.width + right.width, HEIGHT), (255, 255, 255))
     both.paste(left, (0, 0))
