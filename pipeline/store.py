@@ -16,7 +16,9 @@ import functools
 import json
 import re
 import socket
+import tempfile
 import uuid
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +34,7 @@ from pipeline.growth import GrownPlan, grown
 from pipeline.plan import FORMAT, MANIFEST, MOST_SHARDS, Shard, ShardPlan, shard_name
 from pipeline.receipt import Receipt, Seconds, installed_packages, worker
 from pipeline.shard_records import ShardRecords, is_cut_by
-from pipeline.storage import Storage, open_storage
+from pipeline.storage import LocalStorage, Storage, open_storage
 
 PLAN = "store.json"
 LABELS = "labels"
@@ -92,7 +94,7 @@ class LabelStore:
             )
         if not storage.exists(PLAN):
             temporary = f"{uuid.uuid4().hex}.{MANIFEST}"
-            cut(manifest, f"{storage.url}/{temporary}", shard_size)
+            _cut_into(storage, temporary, manifest, shard_size)
             if not storage.settle(temporary, MANIFEST) and not storage.exists(PLAN):
                 _check_left_over(storage, plan)
             storage.publish(PLAN, json.dumps(plan.model_dump(mode="json"), indent=1).encode())
@@ -317,6 +319,19 @@ class LabelStore:
 
     def _stem(self, column: str, index: int, attempt: str) -> str:
         return f"{LABELS}/{column}/{shard_name(index)}.{attempt}"
+
+
+def _cut_into(storage: Storage, name: str, manifest: Manifest, shard_size: int) -> None:
+    """As `cut`. What does not lie on a disk goes there by the storage's own calls, which are repeated where they fail."""
+    if isinstance(storage, LocalStorage):
+        cut(manifest, f"{storage.url}/{name}", shard_size)
+        return
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
+        path = Path(folder, MANIFEST)
+        cut(manifest, str(path), shard_size)
+        with path.open("rb") as stream, storage.create(name) as file:
+            while data := stream.read(1 << 20):
+                file.write(data)
 
 
 def _check_left_over(storage: Storage, plan: ShardPlan) -> None:

@@ -61,6 +61,17 @@ def test_the_same_store_as_on_a_disk_byte_for_byte(tmp_path: Path, s3_url: str, 
     assert not any(SECRET.encode() in data for data in [*stored, far.storage.read("store.json")])
 
 
+def test_a_store_is_planned_while_calls_go_wrong(
+    tmp_path: Path, s3_url: str, s3: S3Server, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the storage's own calls: s3fs gives up at a 503 that lasts for five tries."""
+    monkeypatch.setattr(s3_calls, "TRIES", 1000)
+    manifest = write_manifest(str(tmp_path / "manifest.parquet"), write_photos(tmp_path / "photos", 5))
+    with s3.trouble(0.95, kinds=("503",), seed=3):
+        assert len(LabelStore.create(s3_url, manifest, shard_size=2).plan) == 3
+    assert s3.injected.total() > 100
+
+
 def test_grown_mended_and_exported(tmp_path: Path, s3_url: str) -> None:
     records: list[ImageRecord] = write_photos(tmp_path / "photos", 9)
     store = LabelStore.create(s3_url, write_manifest(str(tmp_path / "a.parquet"), records[:6]), shard_size=3)
