@@ -83,6 +83,7 @@ class Watchdog:
         self._journal = journal
         self.beat()
         self._watching = True
+        self._tell_other()  # at once: the first call may hold the lock, and the other would wait as long as for loading
 
     def end(self) -> None:
         self._watching = False
@@ -109,12 +110,15 @@ class Watchdog:
                 self._silent = 0.0
             elif self._silent > self._limit:
                 self._kill()
-            try:
-                assert self._other.stdin is not None
-                self._other.stdin.write(f"{self._limit + GRACE}\n".encode())
-                self._other.stdin.flush()
-            except OSError:  # somebody ended it; the thread goes on alone
-                pass
+            self._tell_other()
+
+    def _tell_other(self) -> None:
+        try:
+            assert self._other.stdin is not None
+            self._other.stdin.write(f"{self._limit + GRACE}\n".encode())
+            self._other.stdin.flush()
+        except OSError:  # somebody ended it; the thread goes on alone
+            pass
 
     def _kill(self) -> None:
         try:

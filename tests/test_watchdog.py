@@ -32,10 +32,10 @@ dog = watchdog.Watchdog(patience, tell=lambda what: print(what, flush=True))
 """
 
 
-def worker(folder: Path, does: str) -> tuple[int, str, float]:
+def worker(folder: Path, does: str, *, loading: float = 1) -> tuple[int, str, float]:
     """Exit code, what was said and seconds of a process with a watchdog that does that."""
     start = time.monotonic()
-    command = [sys.executable, "-c", WORKER + does, str(folder)]
+    command = [sys.executable, "-c", WORKER.replace("loading=1", f"loading={loading}") + does, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, time.monotonic() - start
@@ -53,6 +53,12 @@ def test_silence_is_written_down_with_what_it_was_at_and_ends_the_process(tmp_pa
     assert entry["stage"] == "depth" and entry["ids"] == ["a", "b"] and 0.5 <= float(str(entry["hung"])) < 10
     again = Journal(LocalStorage(tmp_path), "run", "unit")
     assert again.suspects == {"a", "b"} and again.talkative and not again.convicted("depth")
+
+
+def test_who_holds_the_lock_with_the_first_batch_does_not_get_the_patience_for_loading(tmp_path: Path) -> None:
+    does = "dog.begin(None); time.sleep(0.3); dog.begin(journal); re.match('(a*)*b', 'a' * 60)"
+    code, _, seconds = worker(tmp_path, does, loading=30)
+    assert code == -signal.SIGKILL and seconds < 40, "46 seconds, if it were"
 
 
 def test_a_call_that_holds_the_interpreters_lock_is_ended_too(tmp_path: Path) -> None:
