@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def main() -> int:
     say(f"\n{tally.text()}")
     if choice.docs:
         about = (
-            f"`python -m tests.chaos --minutes {choice.minutes:g} --seed {choice.seed}`, {datetime.date.today()}, "
+            f"`python -m tests.chaos --minutes {choice.minutes:g} --seed {choice.seed}`, {datetime.date.today()}, {os.cpu_count()} cores, "
             f"{(time.monotonic() - begun) / 60:.0f} minutes:"
         )
         write_into(ROOT / "docs/survival.md", tally.markdown(about))

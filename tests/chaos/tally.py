@@ -57,7 +57,9 @@ class Tally:
 
     @property
     def kills(self) -> int:
-        return sum(self.of(kind).injected for kind in FAULTS if kind.endswith(("killed", "lost")))
+        return sum(
+            kind.injected for name, kind in self.kinds.items() if name.endswith(("killed", "lost")) and name in FAULTS
+        )
 
     def rows(self) -> list[tuple[str, ...]]:
         heads = ("fault", "injected", "rounds", "lost", "longest until the next cell, s", "longest, s")
