@@ -39,6 +39,8 @@ from pipeline.watchdog import Watchdog
 
 #: A worker that dies while loading its models is replaced this often before the job ends.
 LOADING_DEATHS = 3
+#: How often a cluster is tried to be reached; each try takes Ray a minute.
+CONNECTING_TRIES = 2
 #: Seconds that Ray Data's threads get to end before the connection is closed under them.
 ENDING = 60.0
 #: How their names begin. There is one more, which prefetches; it asks for nothing when nobody reads.
@@ -122,6 +124,8 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
     # Ray's own chatter (token notes, core-worker hints) would drown our progress; its log files keep all of it.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    if address:  # Ray's own 20 tries at an address where nobody answers are 20 minutes without a word
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(CONNECTING_TRIES))
     on_termination = signal.getsignal(signal.SIGTERM)
     try:
         with _hushed():
@@ -134,12 +138,12 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
         raise (WorkerError if address else ClusterFailure)(
             f"cannot reach {where}: {' '.join(str(error).split())[:300]}; look at `ray` in the job file"
         ) from error
-    try:
-        signal.signal(signal.SIGTERM, on_termination)
-        with redirect_stdout(_RaysWords()):
+    with redirect_stdout(_RaysWords()):  # over the shutdown too, at which Ray prints what it held back
+        try:
+            signal.signal(signal.SIGTERM, on_termination)
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 class _RaysWords(io.TextIOBase):

@@ -143,3 +143,10 @@ def test_a_sigterm_while_ray_starts_is_an_interrupt_too(tmp_path: Path, photos: 
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err, err
+
+
+@pytest.mark.long  # Ray tries for two minutes
+def test_a_cluster_that_is_not_there_is_told_within_minutes(tmp_path: Path, photos: Path) -> None:
+    job = write_job(tmp_path / "job.yaml", store=tmp_path / "store", photos=photos, experts=[stand_in("grey")])
+    done = run("label", job, "--address", "127.0.0.1:1", timeout=300)
+    assert done.returncode == 2 and "cannot reach the cluster at 127.0.0.1:1" in done.stderr, done.stderr

@@ -222,6 +222,8 @@ def _as_documented(code: int, ended_by: str, since: set[str], words: str) -> boo
             return ended_by == "driver preempted"
         case 3:
             return bool(since) and "error: " in words
+        case 2:  # the cluster went before the driver had reached it
+            return "cluster lost" in since and "cannot reach the cluster" in words
         case 1:  # Ray ends a driver that lost its node without a word; `submit` knows
             return "cluster lost" in since and "Traceback" not in words
     return False
