@@ -219,7 +219,8 @@ def test_a_driver_that_left_exit_code_1_without_a_word_was_ended_by_ray(monkeypa
         (Unreachable("away"), 3),
         (WorkerError("no"), 2),
         (JobError("no"), 2),
-        (OSError(28, "full"), 2),
+        (OSError(28, "full"), 3),
+        (OSError(13, "not allowed"), 2),
     ],
 )
 def test_exit_codes_tell_failures_of_machines_from_mistakes(
@@ -252,7 +253,7 @@ def test_a_worker_tells_a_place_that_failed_from_a_job_that_is_wrong(
     pack = Pack(name="pack0", experts=(), cpus=1, gpus=0, actors=(1, 1), effort=Effort())
     actor = PackActor(url, pack.model_dump_json(), "run", False)
     unit = Unit(shard=store.plan.shard(0), columns=("grey@0",))
-    said = actor({"unit": np.array([unit.model_dump_json()]), "copy": np.array([False])})
+    (said,) = actor({"units": np.array([f"[{unit.model_dump_json()}]"]), "copy": np.array([False])})
     assert said["passing"] == [passing] and str(error) in said["trouble"][0]
 
 
