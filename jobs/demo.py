@@ -11,7 +11,7 @@ from pathlib import Path
 from jobs.job import Job, load_job
 from jobs.labelling import label
 from jobs.preview import write_preview
-from jobs.terminal import aligned, say, short_names
+from jobs.terminal import aligned, decimals, say, short_names
 from pipeline.audit import agreement, audit
 from pipeline.errors import ExpertLabelsError
 from pipeline.reader import LabelReader
@@ -64,9 +64,8 @@ def accuracy_and_speed(store: LabelStore) -> list[str]:
     names = short_names([row.column for row in rows])
     table = [["expert", "metric", "value", "images/s"]]
     for row in rows:
-        value = f"{row.metrics[row.headline]:.3f}"
         rate = f"{rates[row.column]:.1f}" if row.column in rates else "-"
-        table.append([names[row.column], row.headline, value, rate])
+        table.append([names[row.column], row.headline, decimals(row.metrics[row.headline], 3), rate])
     return aligned(table, left=(0, 1))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jobs.terminal import AsJson, Columns, StorePath, aligned, say, short_names, shortened, show, size
+from jobs.terminal import AsJson, Columns, StorePath, aligned, decimals, say, short_names, shortened, show, size
 from pipeline.errors import JobError
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def agreement_lines(rows: Sequence[AgreementRow]) -> list[str]:
     names = short_names([name for row in rows for name in (row.column, row.truth)])
     table = [["expert", "against", "metric", "value", "better", "images", "without label"]]
     for row in rows:
-        value, better = f"{row.metrics[row.headline]:.4f}", "higher" if row.higher_is_better else "lower"
+        value, better = decimals(row.metrics[row.headline], 4), "higher" if row.higher_is_better else "lower"
         counts = [str(int(row.metrics["compared"])), str(int(row.metrics["without_label"]))]
         table.append([names[row.column], names[row.truth], row.headline, value, better, *counts])
     return aligned(table)

@@ -50,6 +50,11 @@ def harmless(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def decimals(value: float, digits: int) -> str:
+    """``value`` with so many digits after the point; "-" for NaN, which says that there was nothing to measure."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
 def aligned(table: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> list[str]:
     """Rows of cells as lines: the columns named by ``left`` to the left, the others (numbers) to the right."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]

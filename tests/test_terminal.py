@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.terminal import harmless, say, show
+from jobs.terminal import decimals, harmless, say, show
 
 
 def test_controls_are_spelled_out_and_letters_of_all_scripts_stay() -> None:
@@ -35,3 +35,7 @@ def test_a_list_from_the_web_cannot_steer_the_terminal(tmp_path: Path) -> None:
     assert built.exit_code == shown.exit_code == 0
     assert "\\x1b[2J no tab" in built.output and "\\x1b[31mred\\x9b dog" in shown.output
     assert "\x1b" not in built.output + shown.output and "\x9b" not in shown.output
+
+
+def test_what_could_not_be_measured_is_no_number() -> None:
+    assert decimals(0.98765, 3) == "0.988" and decimals(float("nan"), 3) == "-"
