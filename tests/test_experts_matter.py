@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.experts_matter import report
-from bench.experts_matter.arms import ARMS, SHARES, Arm, Scale
+from bench.experts_matter.arms import ARMS, LONGER, SHARES, TIMES, Arm, Scale
 from bench.experts_matter.experts import CorruptedDepth, Noise, is_corrupted
 from bench.experts_matter.learning import RESULT, learn, lessons_of, records_of, results, write_tokenizer
 from bench.experts_matter.questions import KINDS, LEFT, RIGHT, WEIGHTS, questions_of
@@ -125,16 +125,20 @@ def test_what_is_learned_of_a_photo_is_a_caption_and_each_kind_of_question_once(
             assert {said.weight for said in lesson["question"]} <= set(WEIGHTS.values())
 
 
+def _written(folder: Path, document: Path) -> str:
+    report.write(folder, document)
+    return document.read_text()
+
+
 def test_runs_become_a_table_and_a_plot_and_the_document_keeps_what_people_wrote(folder: Path, tmp_path: Path) -> None:
     by_name = {arm.name: arm for arm in ARMS}
     for name, seed in (("z", 0), ("z", 1), ("six", 0)):
         learn(by_name[name], seed, SMALL, folder)
     assert {(run["arm"], run["seed"]) for run in results(folder)} == {("z", 0), ("z", 1), ("six", 0)}
     document = tmp_path / "results.md"
-    report.write(folder, document)
-    first = document.read_text()
+    first = _written(folder, document)
     assert "± " in first and "6 scenes of 48 pixels" in first
-    rows = report.table(results(folder))
+    rows = report.table(results(folder), ARMS)
     assert [row[-1] for row in rows] == [
         "seeds",
         "",
@@ -142,9 +146,14 @@ def test_runs_become_a_table_and_a_plot_and_the_document_keeps_what_people_wrote
     ]
     one = json.loads((folder / "runs" / "six-0" / RESULT).read_text())
     assert rows[2 + [arm.name for arm in ARMS].index("six")][1] == f"{one['accuracy']:.1f}"
+    longer = learn(LONGER[0], 0, SMALL, folder)
+    assert longer["arm"] == "z_longer" and longer["scale"] == dataclasses.asdict(SMALL) | {"steps": 2 * TIMES}
+    assert [row[-1] for row in report.table(results(folder), LONGER)][2:] == ["1", *["0"] * (len(LONGER) - 1)]
+    assert report.table(results(folder), ARMS) == rows
+    first = _written(folder, document)
+    assert "2 steps of 3 photos" in first and f"with {2 * TIMES} steps:" in first
     document.write_text(first.replace("# Results\n", "# Results\n\nOurs.\n") + "\nOurs too.\n")
-    report.write(folder, document)
-    assert document.read_text() == first.replace("# Results\n", "# Results\n\nOurs.\n") + "\nOurs too.\n"
+    assert _written(folder, document) == first.replace("# Results\n", "# Results\n\nOurs.\n") + "\nOurs too.\n"
     assert document.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 

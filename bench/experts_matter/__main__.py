@@ -18,7 +18,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.experts_matter.arms import ARMS, Arm, Scale
+from bench.experts_matter.arms import ARMS, LONGER, Arm, Scale
 from bench.report import cores
 
 FOLDER = Path("out/experts_matter")
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--run", help="one arm, in this process")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    by_name = {arm.name: arm for arm in ARMS}
+    by_name = {arm.name: arm for arm in (*ARMS, *LONGER)}
     names = chosen.only.split(",") if chosen.only else list(by_name)
     unknown = sorted({*names, *([chosen.run] if chosen.run else [])} - set(by_name))
     if unknown:
@@ -49,7 +49,7 @@ def main() -> int:
         from bench.experts_matter.store import prepare
 
         prepare(scale, chosen.folder)
-        wanted = [(seed, name) for seed in range(chosen.seeds) for name in names]
+        wanted = [(seed, name) for seed in range(chosen.seeds) for name in names if seed == 0 or by_name[name] in ARMS]
         with ThreadPoolExecutor(chosen.jobs or _at_once()) as pool:
             done = all(list(pool.map(lambda one: _in_a_process(one[0], one[1], chosen.folder), wanted)))
     from bench.experts_matter.report import write

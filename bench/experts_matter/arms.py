@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.prismer.config import SIX, Modality
 
@@ -20,11 +20,15 @@ TRUTH: dict[Modality, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One thing that is compared: a tiny Prismer with these labels, modality -> expert; without any a PrismerZ."""
+    """One thing that is compared: a tiny Prismer with these labels, modality -> expert; without any a PrismerZ.
+
+    It learns for ``times`` the steps of the scale.
+    """
 
     name: str
     title: str
     labels: dict[Modality, str]
+    times: int = 1
 
     @property
     def columns(self) -> dict[str, str]:
@@ -52,6 +56,14 @@ ARMS: tuple[Arm, ...] = (
         )
         for share in SHARES
     ),
+)
+
+#: Whether what is not learned is out of reach, or takes longer; with one seed.
+TIMES = 3
+LONGER: tuple[Arm, ...] = tuple(
+    replace(arm, name=f"{arm.name}_longer", times=TIMES)
+    for arm in ARMS
+    if arm.name in ("z", "one", "six") or arm.name.startswith("depth_")
 )
 
 

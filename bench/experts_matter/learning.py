@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -88,6 +88,7 @@ def records_of(store: LabelStore, split: str) -> list[ImageRecord]:
 
 def learn(arm: Arm, seed: int, scale: Scale, folder: Path) -> dict[str, object]:
     """Trains the arm, or goes on, and evaluates it; what is found is kept in ``folder``/runs. Raises ExpertLabelsError."""
+    scale = replace(scale, steps=scale.steps * arm.times)
     run = folder / "runs" / f"{arm.name}-{seed}"
     run.mkdir(parents=True, exist_ok=True)
     store = LabelStore.open(str(folder / "store"))
@@ -99,7 +100,7 @@ def learn(arm: Arm, seed: int, scale: Scale, folder: Path) -> dict[str, object]:
         label_resolution=scale.label_size,
         words=len(tokenizer),
     )
-    # Without dropout: 800 steps are too few for a model to learn anything by heart.
+    # Without dropout: the steps are too few for a model to learn anything by heart.
     ids = {"bos": tokenizer.bos, "pad": tokenizer.pad, "eos": tokenizer.eos, "dropout": 0.0}
     config = PrismerConfig.model_validate({**size.model_dump(), "text": {**size.text.model_dump(), **ids}})
     with joined_ranks() as ranks:

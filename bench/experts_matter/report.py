@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from bench.experts_matter.arms import ARMS, SHARES, Scale
+from bench.experts_matter.arms import ARMS, LONGER, SHARES, TIMES, Arm, Scale
 from bench.experts_matter.learning import results
 from bench.experts_matter.questions import KINDS
 from bench.report import markdown
@@ -40,21 +40,25 @@ def write(folder: Path, document: Path) -> None:
 
 
 def _told(runs: Sequence[Run], plot: str) -> str:
-    scale = Scale(**runs[0]["scale"]) if runs else Scale()
+    scale = next((Scale(**run["scale"]) for run in runs if run["arm"] in {arm.name for arm in ARMS}), Scale())
     lines = [
         f"{scale.train:,} scenes of {scale.size} pixels to learn from, {scale.val} others to ask about; {scale.steps:,} steps of "
         f"{scale.batch} photos with one caption and {scale.questions} questions each. Mean of the seeds and, from two seeds on, their "
         "standard deviation, in percent of the questions of each kind; CIDEr of captions.",
         "",
-        *markdown(table(runs)),
+        *markdown(table(runs, ARMS)),
         "",
         f"![accuracy by number of experts, and by share of corrupted depth labels]({plot})",
+        "",
+        f"Some of them with {scale.steps * TIMES:,} steps:",
+        "",
+        *markdown(table(runs, LONGER)),
         "",
     ]
     return "\n".join(lines)
 
 
-def table(runs: Sequence[Run]) -> list[list[str]]:
+def table(runs: Sequence[Run], arms: Sequence[Arm]) -> list[list[str]]:
     """One row an arm, after a row for who always gives the most frequent answer of each kind. Arms without a run have dashes."""
     rows = [["", "all questions", *KINDS, "CIDEr", "seeds"]]
     if runs:
@@ -63,7 +67,7 @@ def table(runs: Sequence[Run]) -> list[list[str]]:
         blind = sum(kinds[kind]["blind"] * asked[kind] for kind in KINDS) / sum(asked.values())
         each = [f"{kinds[kind]['blind']:.1f}" for kind in KINDS]
         rows.append(["always the most frequent answer", f"{blind:.1f}", *each, "", ""])
-    for arm in ARMS:
+    for arm in arms:
         mine = [run for run in runs if run["arm"] == arm.name]
         cells = [_cell(mine, _accuracy)]
         cells += [_cell(mine, _of_kind(kind)) for kind in KINDS]
