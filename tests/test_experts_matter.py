@@ -151,7 +151,7 @@ def test_runs_become_a_table_and_a_plot_and_the_document_keeps_what_people_wrote
     assert [row[-1] for row in report.table(results(folder), LONGER)][2:] == ["1", *["0"] * (len(LONGER) - 1)]
     assert report.table(results(folder), ARMS) == rows
     first = _written(folder, document)
-    assert "2 steps of 3 photos" in first and f"with {2 * TIMES} steps:" in first
+    assert "2 steps of 3 photos" in first and f"with {2 * TIMES} steps (" in first
     document.write_text(first.replace("# Results\n", "# Results\n\nOurs.\n") + "\nOurs too.\n")
     assert _written(folder, document) == first.replace("# Results\n", "# Results\n\nOurs.\n") + "\nOurs too.\n"
     assert document.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -21,6 +21,8 @@ COLOURS: Mapping[str, RGB] = {
     "all": (25, 25, 25), "word": (150, 150, 150), "count": (40, 110, 200), "sign": (120, 85, 190), "shape": (20, 140, 110),
     "place": (215, 140, 20), "colour": (196, 62, 40), "floor": (200, 100, 170),
 }  # fmt: skip
+#: Of curves of longer runs, whose points are hollow.
+LONGER_SUFFIX = f", {TIMES} x"
 WIDTH, HEIGHT, MARGIN = 520, 380, 56
 
 Run = Mapping[str, Any]
@@ -50,7 +52,7 @@ def _told(runs: Sequence[Run], plot: str) -> str:
         "",
         f"![accuracy by number of experts, and by share of corrupted depth labels]({plot})",
         "",
-        f"Some of them with {scale.steps * TIMES:,} steps:",
+        f"Some of them with {scale.steps * TIMES:,} steps (*{TIMES} x* in the plot, hollow points):",
         "",
         *markdown(table(runs, LONGER)),
         "",
@@ -96,19 +98,26 @@ def _mean(runs: Sequence[Run], number: Callable[[Run], float]) -> tuple[float, f
 
 
 def _plot(runs: Sequence[Run]) -> bytes:
-    def curve(name: str, arms: Sequence[str]) -> Curve:
+    def curve(name: str, arms: Sequence[str], longer: bool = False) -> Curve:
         number = _accuracy if name == "all" else _of_kind(name)
-        return name, [_mean([run for run in runs if run["arm"] == arm], number) for arm in arms]
+        names = [f"{arm}_longer" if longer else arm for arm in arms]
+        means = [_mean([run for run in runs if run["arm"] == each], number) for each in names]
+        return f"{name}{LONGER_SUFFIX if longer else ''}", means
 
     counts = ["z", "one", "two", "four", "six", "noise"]
     shares = ["one", *(f"depth_{share}" for share in SHARES), "z"]
     left = _panel(
-        "number of experts", ["0", "1", "2", "4", "6", "6 + noise"], [curve(name, counts) for name in COLOURS]
+        "number of experts",
+        ["0", "1", "2", "4", "6", "6 + noise"],
+        [*(curve(name, counts) for name in COLOURS), curve("all", counts, longer=True)],
     )
     right = _panel(
         "depth labels that are noise (depth alone)",
         ["0 %", *(f"{share} %" for share in SHARES), "no expert"],
-        [curve(name, shares) for name in ("all", "sign", "shape", "place")],
+        [
+            *(curve(name, shares) for name in ("all", "sign", "shape", "place")),
+            *(curve(name, shares, longer=True) for name in ("all", "sign")),
+        ],
     )
     both = Image.new("RGB", (left.width + right.width, HEIGHT), (255, 255, 255))
     both.paste(left, (0, 0))
@@ -140,14 +149,20 @@ def _panel(title: str, places: Sequence[str], curves: Sequence[Curve]) -> Image.
     ends: list[tuple[float, str]] = []
     for name, means in curves:
         there = [(x(place), *found) for place, found in enumerate(means) if found is not None]
-        draw.line([(at, y(mean)) for at, mean, _ in there], fill=COLOURS[name], width=3 if name == "all" else 2)
+        colour = COLOURS[name.removesuffix(LONGER_SUFFIX)]
+        longer = name.endswith(LONGER_SUFFIX)
+        draw.line(
+            [(at, y(mean)) for at, mean, _ in there], fill=colour, width=3 if name == "all" else 1 if longer else 2
+        )
         for at, mean, deviation in there:
-            draw.line((at, y(mean - deviation), at, y(mean + deviation)), fill=COLOURS[name], width=1)
-            draw.ellipse((at - 3, y(mean) - 3, at + 3, y(mean) + 3), fill=COLOURS[name])
+            draw.line((at, y(mean - deviation), at, y(mean + deviation)), fill=colour, width=1)
+            inside = (255, 255, 255) if longer else colour
+            draw.ellipse((at - 3, y(mean) - 3, at + 3, y(mean) + 3), fill=inside, outline=colour)
         if there:
             ends.append((y(there[-1][1]), name))
     below = 0.0
     for height, name in sorted(ends):
         below = max(height, below + 14)  # names do not lie on one another
-        draw.text((right + 6, below), name, fill=COLOURS[name], font=font(12), anchor="lm")
+        colour = COLOURS[name.removesuffix(LONGER_SUFFIX)]
+        draw.text((right + 6, below), name, fill=colour, font=font(12), anchor="lm")
     return image
