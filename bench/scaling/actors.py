@@ -30,7 +30,7 @@ from bench.report import Figure, Part, Table, peak_memory
 from jobs.job import Job
 from jobs.labelling import label
 
-#: docs/benchmarks.md, Experts: seg_coco does 0.48 images/s on one core. No slower expert was measured.
+#: A photo of seg_coco took one core of a busy machine so long.
 SECONDS = 1 / 0.48
 GOAL = 0.95
 #: Of a worker: it sleeps.
