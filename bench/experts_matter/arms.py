@@ -60,8 +60,15 @@ ARMS: tuple[Arm, ...] = (
 
 #: Whether what is not learned is out of reach, or takes longer; with one seed.
 TIMES = 3
+
+
+def longer(name: str) -> str:
+    """The name of the arm that learns as the arm ``name`` does, for ``TIMES`` the steps."""
+    return f"{name}_longer"
+
+
 LONGER: tuple[Arm, ...] = tuple(
-    replace(arm, name=f"{arm.name}_longer", times=TIMES)
+    replace(arm, name=longer(arm.name), times=TIMES)
     for arm in ARMS
     if arm.name in ("z", "one", "six") or arm.name.startswith("depth_")
 )

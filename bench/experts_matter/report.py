@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from bench.experts_matter.arms import ARMS, LONGER, SHARES, TIMES, Arm, Scale
+from bench.experts_matter.arms import ARMS, LONGER, SHARES, TIMES, Arm, Scale, longer
 from bench.experts_matter.learning import results
 from bench.experts_matter.questions import KINDS
 from bench.report import markdown
@@ -98,25 +98,25 @@ def _mean(runs: Sequence[Run], number: Callable[[Run], float]) -> tuple[float, f
 
 
 def _plot(runs: Sequence[Run]) -> bytes:
-    def curve(name: str, arms: Sequence[str], longer: bool = False) -> Curve:
+    def curve(name: str, arms: Sequence[str], more: bool = False) -> Curve:
         number = _accuracy if name == "all" else _of_kind(name)
-        names = [f"{arm}_longer" if longer else arm for arm in arms]
+        names = [longer(arm) if more else arm for arm in arms]
         means = [_mean([run for run in runs if run["arm"] == each], number) for each in names]
-        return f"{name}{LONGER_SUFFIX if longer else ''}", means
+        return f"{name}{LONGER_SUFFIX if more else ''}", means
 
     counts = ["z", "one", "two", "four", "six", "noise"]
     shares = ["one", *(f"depth_{share}" for share in SHARES), "z"]
     left = _panel(
         "number of experts",
         ["0", "1", "2", "4", "6", "6 + noise"],
-        [*(curve(name, counts) for name in COLOURS), curve("all", counts, longer=True)],
+        [*(curve(name, counts) for name in COLOURS), curve("all", counts, more=True)],
     )
     right = _panel(
         "depth labels that are noise (depth alone)",
         ["0 %", *(f"{share} %" for share in SHARES), "no expert"],
         [
             *(curve(name, shares) for name in ("all", "sign", "shape", "place")),
-            *(curve(name, shares, longer=True) for name in ("all", "sign")),
+            *(curve(name, shares, more=True) for name in ("all", "sign")),
         ],
     )
     both = Image.new("RGB", (left.width + right.width, HEIGHT), (255, 255, 255))
@@ -146,23 +146,20 @@ def _panel(title: str, places: Sequence[str], curves: Sequence[Curve]) -> Image.
         draw.text((x(number), bottom + 10), place, fill=INK, font=font(12), anchor="mt")
     draw.text(((MARGIN + right) / 2, HEIGHT - 8), title, fill=INK, font=font(13), anchor="mb")
     draw.text((MARGIN, 6), "right, %", fill=INK, font=font(12))
-    ends: list[tuple[float, str]] = []
+    ends: list[tuple[float, str, RGB]] = []
     for name, means in curves:
         there = [(x(place), *found) for place, found in enumerate(means) if found is not None]
         colour = COLOURS[name.removesuffix(LONGER_SUFFIX)]
-        longer = name.endswith(LONGER_SUFFIX)
-        draw.line(
-            [(at, y(mean)) for at, mean, _ in there], fill=colour, width=3 if name == "all" else 1 if longer else 2
-        )
+        more = name.endswith(LONGER_SUFFIX)
+        draw.line([(at, y(mean)) for at, mean, _ in there], fill=colour, width=3 if name == "all" else 1 if more else 2)
         for at, mean, deviation in there:
             draw.line((at, y(mean - deviation), at, y(mean + deviation)), fill=colour, width=1)
-            inside = (255, 255, 255) if longer else colour
+            inside = (255, 255, 255) if more else colour
             draw.ellipse((at - 3, y(mean) - 3, at + 3, y(mean) + 3), fill=inside, outline=colour)
         if there:
-            ends.append((y(there[-1][1]), name))
+            ends.append((y(there[-1][1]), name, colour))
     below = 0.0
-    for height, name in sorted(ends):
+    for height, name, colour in sorted(ends):
         below = max(height, below + 14)  # names do not lie on one another
-        colour = COLOURS[name.removesuffix(LONGER_SUFFIX)]
         draw.text((right + 6, below), name, fill=colour, font=font(12), anchor="lm")
     return image
