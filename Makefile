@@ -61,7 +61,7 @@ bench: $(INSTALLED)     ## throughput, planning and listing, as ratios within on
 accuracy: $(INSTALLED)  ## the pocket experts on 500 held-out scenes (docs/pocket.md)
 	$(BIN)/python -m bench.pocket_accuracy --scenes 500 --words
 
-experts: $(INSTALLED)   ## 27 trainings that show what experts are worth to a small model, in about two hours (docs/results.md)
+experts: $(INSTALLED)   ## 33 trainings that show what experts are worth to a small model, in a little over two hours (docs/results.md)
 	$(BIN)/python -m bench.experts_matter
 
 lock:                   ## pin the newest versions that setup.cfg allows

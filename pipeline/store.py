@@ -15,6 +15,7 @@ import datetime
 import functools
 import json
 import re
+import shutil
 import socket
 import tempfile
 import uuid
@@ -330,8 +331,7 @@ def _cut_into(storage: Storage, name: str, manifest: Manifest, shard_size: int) 
         path = Path(folder, MANIFEST)
         cut(manifest, str(path), shard_size)
         with path.open("rb") as stream, storage.create(name) as file:
-            while data := stream.read(1 << 20):
-                file.write(data)
+            shutil.copyfileobj(stream, file, 1 << 20)
 
 
 def _check_left_over(storage: Storage, plan: ShardPlan) -> None:
